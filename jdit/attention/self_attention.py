@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every token attends to every token."""
+
+import flax.linen as nn
+from einops import rearrange
+
+from jdit import ops
+from jdit.linear import Linear
+from jdit.norms import RMSNorm
+from jdit.tokens.positions import rotate
+from jdit.typing import Array, Float
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with an output projection.
+
+    heads:   number of heads; the width must be a multiple.
+    qk_norm: RMS-normalise queries and keys per head (as in SD3).
+    rotary:  cosines and sines of `rotary_table`, or None for no rotation.
+    """
+
+    heads: int
+    qk_norm: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        rotary: tuple[Array, Array] | None = None,
+    ) -> Float[Array, "b n d"]:
+        dim = x.shape[-1]
+        qkv = Linear(3 * dim, name="qkv")(x)
+        q, k, v = rearrange(qkv, "b n (r h k) -> r b h n k", r=3, h=self.heads)
+        if self.qk_norm:
+            q, k = RMSNorm(name="q_norm")(q), RMSNorm(name="k_norm")(k)
+        if rotary is not None:
+            if rotary[0].ndim == 3:  # one table per image
+                rotary = (rotary[0][:, None], rotary[1][:, None])
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        out = rearrange(ops.attention(q, k, v), "b h n k -> b n (h k)")
+        return Linear(dim, name="out")(out)

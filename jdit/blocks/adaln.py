@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks whose normalisation is driven by the conditioning vector."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jdit.attention import SelfAttention
+from jdit.linear import Linear, Mlp, zeros
+from jdit.norms import layer_norm, modulate
+from jdit.stack import Context
+from jdit.typing import Array, Float, Key, Params
+
+
+@dataclass(frozen=True)
+class AdaLNZero:
+    """DiT's block: `x + gate * f(modulate(layer_norm(x)))` for f = attention, MLP.
+
+    Shift and scale (`modulation`, `d 2d`) and `gate` (`d d`) of each branch are linear
+    in SiLU of the conditioning vector and start at zero, so that the block starts as
+    the identity (DiT, section 3.2, "adaLN-Zero"). The published weights fuse the six
+    into one matrix; `jdit.interop` splits it.
+
+    dim: width; heads: attention heads; mlp_ratio: hidden width of the MLP over dim.
+    """
+
+    dim: int
+    heads: int
+    mlp_ratio: float = 4.0
+    qk_norm: bool = False
+
+    branches = ("attention", "mlp")
+
+    def _module(self, name: str) -> nn.Module:
+        if name == "attention":
+            return SelfAttention(self.heads, self.qk_norm)
+        return Mlp(int(self.dim * self.mlp_ratio))
+
+    @property
+    def _modulation(self) -> Linear:
+        return Linear(2 * self.dim, kernel_init=zeros)
+
+    @property
+    def _gate(self) -> Linear:
+        return Linear(self.dim, kernel_init=zeros)
+
+    def init(self, key: Key) -> Params:
+        x, vector = jnp.zeros((1, 1, self.dim)), jnp.zeros((1, self.dim))
+        params = {}
+        for name, k in zip(self.branches, jax.random.split(key, 2), strict=True):
+            params[name] = {
+                "modulation": self._modulation.init(k, vector)["params"],
+                "gate": self._gate.init(k, vector)["params"],
+                **self._module(name).init(k, x)["params"],
+            }
+        return params
+
+    def output(
+        self, name: str, params: Params, x: Float[Array, "b n d"], context: Context
+    ) -> Float[Array, "b n d"]:
+        vector = nn.silu(context.vector)
+        modulation = self._modulation.apply({"params": params["modulation"]}, vector)
+        shift, scale = jnp.split(modulation, 2, -1)
+        x = modulate(layer_norm(x), shift, scale)
+        args = (context.rotary,) if name == "attention" else ()
+        return self._module(name).apply({"params": params}, x, *args)
+
+    def merge(
+        self,
+        name: str,
+        params: Params,
+        x: Float[Array, "b n d"],
+        output: Float[Array, "b n d"],
+        context: Context,
+    ) -> Float[Array, "b n d"]:
+        vector = nn.silu(context.vector)
+        gate = self._gate.apply({"params": params["gate"]}, vector)
+        return x + gate[:, None] * output.astype(x.dtype)
+
+
+def final_layer(
+    params: Params, x: Float[Array, "b n d"], vector: Float[Array, "b d"], features: int
+) -> Float[Array, "b n e"]:
+    """DiT's read-out: modulated layer norm, then a linear layer that starts at zero."""
+    dim = x.shape[-1]
+    modulation = Linear(2 * dim).apply({"params": params["modulation"]}, nn.silu(vector))
+    shift, scale = jnp.split(modulation, 2, -1)
+    x = modulate(layer_norm(x), shift, scale)
+    return Linear(features).apply({"params": params["linear"]}, x)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How time and labels enter, and how they are dropped for guidance."""
+
+from jdit.conditioning.label import Labels
+from jdit.conditioning.time import (
+    Clock,
+    LinearClock,
+    LogSigmaClock,
+    TimeEmbedding,
+    frequencies,
+)
+
+__all__ = [
+    "Clock",
+    "Labels",
+    "LinearClock",
+    "LogSigmaClock",
+    "TimeEmbedding",
+    "frequencies",
+]

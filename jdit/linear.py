@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place where activations meet weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jdit.typing import Array, Float
+
+Init = Callable[..., Any]
+
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+
+
+def contract(x: Float[Array, "*b d"], kernel: Any) -> Float[Array, "*b e"]:
+    """Multiply activations by a weight of shape `d e`, in the dtype of `x`.
+
+    A weight may be an *array-like leaf*: any pytree node with a method
+    `contract(x)`, such as `jdit.surgery.LowRank` or `jdit.surgery.Int8`. So no layer
+    has a quantised or an adapted branch.
+
+    The leading axes are flattened, because a flat two-dimensional product is what
+    XLA:CPU maps to its fast matrix kernel in both directions; elsewhere it is free.
+    """
+    if hasattr(kernel, "contract"):
+        return kernel.contract(x)
+    flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    return flat.reshape(*x.shape[:-1], flat.shape[-1])
+
+
+def leaf(module: nn.Module, name: str, init: Init, shape: tuple[int, ...]) -> Any:
+    """A float32 parameter of `module`, which may have become an array-like leaf."""
+    if module.has_variable("params", name):
+        return module.get_variable("params", name)
+    return module.param(name, init, shape, jnp.float32)
+
+
+class Linear(nn.Module):
+    """`x @ kernel + bias`; parameters `kernel` (`d e`) and `bias` (`e`).
+
+    Parameters are kept in float32 and applied in the dtype of the input.
+    """
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Init = xavier
+    bias_init: Init = zeros
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
+        kernel = leaf(self, "kernel", self.kernel_init, (x.shape[-1], self.features))
+        y = contract(x, kernel)
+        if self.use_bias:
+            y = y + leaf(self, "bias", self.bias_init, (self.features,)).astype(y.dtype)
+        return y
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an activation: `d -> hidden -> d`."""
+
+    hidden: int
+    activation: Callable[[jax.Array], jax.Array] = nn.gelu  # the tanh approximation
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        hidden = self.activation(Linear(self.hidden, name="in")(x))
+        return Linear(x.shape[-1], name="out")(hidden)
