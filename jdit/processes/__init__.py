@@ -1,15 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
 """How data becomes noise, and what is predicted."""
 
-from jdit.processes.gaussian import Gaussian, Prediction, Target, expand
-from jdit.processes.paths import Coefficients, Linear, Path
+from jdit.processes.gaussian import TARGETS, Gaussian, Prediction, Target, expand
+from jdit.processes.paths import (
+    EDM,
+    GVP,
+    Coefficients,
+    Linear,
+    Path,
+    Transition,
+    log_snr,
+    time_from_log_snr,
+    time_from_sigma,
+    transition,
+)
+from jdit.processes.preserving import (
+    DDPMCosine,
+    DDPMLinear,
+    DDPMScaledLinear,
+    Discrete,
+    Preserving,
+    VPCosine,
+    VPLinear,
+)
+from jdit.processes.variance import (
+    FixedLarge,
+    FixedSmall,
+    LearnedRange,
+    Posterior,
+    Variance,
+    posterior,
+)
 
 __all__ = [
+    "EDM",
+    "GVP",
+    "TARGETS",
     "Coefficients",
+    "DDPMCosine",
+    "DDPMLinear",
+    "DDPMScaledLinear",
+    "Discrete",
+    "FixedLarge",
+    "FixedSmall",
     "Gaussian",
+    "LearnedRange",
     "Linear",
     "Path",
+    "Posterior",
     "Prediction",
+    "Preserving",
     "Target",
+    "Transition",
+    "VPCosine",
+    "VPLinear",
+    "Variance",
     "expand",
+    "log_snr",
+    "posterior",
+    "time_from_log_snr",
+    "time_from_sigma",
+    "transition",
 ]

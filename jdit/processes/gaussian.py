@@ -2,7 +2,7 @@
 """Gaussian processes: one table for what is predicted, one 2x2 solve to convert."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,11 @@ import jax.numpy as jnp
 from jdit.processes.paths import Coefficients, Linear, Path
 from jdit.typing import Array, Float, Key
 
-Target = Literal["noise", "x_0", "v", "velocity", "score"]
+Target = Literal["noise", "x_0", "v", "velocity", "score", "edm"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+SMALLEST = 1e-6
+"""What a divisor is clamped to where the question has no answer (see `Gaussian`)."""
 
 
 class Prediction(NamedTuple):
@@ -38,15 +42,29 @@ class Gaussian:
 
     Each target is a row `(a, b)` of one table: `target = a x_0 + b noise`. Together
     with `x_t = alpha x_0 + sigma noise` it gives x_0 and noise by a 2x2 solve.
+
+    Some questions have no answer: at time 0, noise or score from x_0 and x_t; where
+    alpha is 0 (time 1 of rectified flow, say), x_0 from the noise and x_t. There the
+    divisor is clamped to 1e-6: the result is finite, and nothing else. "x_0", "v",
+    "edm" and rectified flow's "velocity" tell x_0 at every time.
     """
 
     path: Path = Linear()
     target: Target = "velocity"
 
+    def __post_init__(self) -> None:
+        _check("target", self.target)
+
     def prior(self, key: Key, like: Float[Array, "b *g c"]) -> Float[Array, "b *g c"]:
-        """A draw from the distribution at time 1: Gaussian of scale sigma(1)."""
-        sigma = self.path(jnp.ones(())).sigma
-        return sigma * jax.random.normal(key, like.shape, jnp.float32)
+        """A draw from the distribution at time 1, as samplers start from it.
+
+        Its scale is sigma(1), or the path's own `prior_scale`: variance-preserving
+        paths start from standard normal noise, although some data is left at time 1.
+        """
+        scale = getattr(self.path, "prior_scale", None)
+        if scale is None:
+            scale = self.path(jnp.ones(())).sigma
+        return scale * jax.random.normal(key, like.shape, jnp.float32)
 
     def corrupt(
         self, key: Key, x_0: Float[Array, "b *g c"], time: Float[Array, " b"]
@@ -57,8 +75,10 @@ class Gaussian:
         return at.alpha * x_0 + at.sigma * noise, Prediction(x_0, noise)
 
     def scale(self, x_t: Float[Array, "b *g c"], time: Array) -> Float[Array, "b *g c"]:
-        """What the network is shown of x_t; EDM's paths scale it to unit variance."""
-        return x_t
+        """What the network is shown of x_t: itself, or scaled by the path's rule."""
+        if not hasattr(self.path, "input_scale"):
+            return x_t
+        return x_t * self.path.input_scale(expand(time, x_t))
 
     def row(self, target: Target, at: Coefficients) -> tuple[Array, Array]:
         """The table: coefficients of x_0 and of noise in a target."""
@@ -73,11 +93,30 @@ class Gaussian:
             case "velocity":  # d x_t / d time
                 return at.d_alpha, at.d_sigma
             case "score":  # of the distribution at this time, given x_0
-                return zero, -1 / at.sigma
-        raise ValueError(
-            f"target is {target!r}, but it must be one of 'noise', 'x_0', 'v', "
-            "'velocity' and 'score'"
-        )
+                return zero, -1 / jnp.maximum(at.sigma, SMALLEST)
+            case "edm":  # Karras et al. (2022), table 1; -v if data has unit variance
+                data = getattr(self.path, "sigma_data", 1.0)
+                norm = jnp.hypot(at.sigma, at.alpha * data)
+                return at.sigma / (data * norm), -at.alpha * data / norm
+        raise _unknown("target", target)
+
+    def solve(
+        self,
+        value: Float[Array, "b *g c"],
+        x_t: Float[Array, "b *g c"],
+        time: Array,
+        *,
+        source: Target,
+    ) -> Prediction:
+        """x_0 and noise from x_t and the value of any target: the 2x2 solve."""
+        at = self.path(expand(time, x_t))
+        a, b = self.row(source, at)
+        det = at.alpha * b - at.sigma * a
+        sign = jnp.where(det < 0, -1.0, 1.0)
+        det = sign * jnp.maximum(jnp.abs(det), SMALLEST)
+        value, x_t = value.astype(jnp.float32), x_t.astype(jnp.float32)
+        x_0 = (b * x_t - at.sigma * value) / det
+        return Prediction(x_0, (at.alpha * value - a * x_t) / det)
 
     def predict(
         self, output: Float[Array, "b *g e"], x_t: Float[Array, "b *g c"], time: Array
@@ -85,13 +124,8 @@ class Gaussian:
         """x_0 and noise from the network's output, which may carry a variance."""
         channels = x_t.shape[-1]
         variance = output[..., channels:] if output.shape[-1] > channels else None
-        at = self.path(expand(time, x_t))
-        a, b = self.row(self.target, at)
-        det = at.alpha * b - at.sigma * a
-        value = output[..., :channels].astype(jnp.float32)
-        x_0 = (b * x_t - at.sigma * value) / det
-        noise = (at.alpha * value - a * x_t) / det
-        return Prediction(x_0, noise, variance)
+        solved = self.solve(output[..., :channels], x_t, time, source=self.target)
+        return solved._replace(variance=variance)
 
     def express(
         self, prediction: Prediction, time: Array, *, to: Target
@@ -99,3 +133,32 @@ class Gaussian:
         """A prediction in the terms of any target."""
         a, b = self.row(to, self.path(expand(time, prediction.x_0)))
         return a * prediction.x_0 + b * prediction.noise
+
+    def convert(
+        self,
+        value: Float[Array, "b *g c"],
+        x_t: Float[Array, "b *g c"],
+        time: Array,
+        *,
+        source: Target,
+        to: Target,
+    ) -> Float[Array, "b *g c"]:
+        """The value of one target from that of another, given x_t.
+
+        time: a scalar or one number per example. Raises ValueError for a target that
+        is not in the table.
+        """
+        _check("source", source)
+        _check("to", to)
+        return self.express(self.solve(value, x_t, time, source=source), time, to=to)
+
+
+def _unknown(name: str, target: str) -> ValueError:
+    return ValueError(
+        f"{name} is {target!r}, but it must be one of {', '.join(map(repr, TARGETS))}"
+    )
+
+
+def _check(name: str, target: str) -> None:
+    if target not in TARGETS:
+        raise _unknown(name, target)
