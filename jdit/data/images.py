@@ -28,12 +28,11 @@ class Flip:
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """The middle square of an image, resized to `size`, as ADM and DiT prepare ImageNet.
+    """The middle square of an image, resized to `size`: how ADM and DiT see ImageNet.
 
     1. While the short side is at least 2 `size`, halve both with a box filter.
     2. Scale by `size / short side`, bicubic, both sides rounded (half to even).
-    3. Cut out the middle `size` x `size`, the odd pixel off the top and left's favour:
-       the offset is `(side - size) // 2`.
+    3. Cut out `size` x `size` at the offset `(side - size) // 2` from the top left.
 
     PIL's own resampling (antialiased) is used throughout.
 

@@ -5,9 +5,9 @@
     batch k    positions k B ... (k + 1) B - 1 of the stream
     process p  the p-th of `process_count` equal pieces of batch k
 
-Everything about batch k follows from k, so the state is one integer, and Grain's reader
-may compute batches in any order on several threads. The unit that Grain sees is a batch,
-not an example: its per-example path costs 28 us an example.
+Everything about batch k follows from k, so the state is one integer, and Grain's
+reader may compute batches on several threads. The unit that Grain sees is a batch, not
+an example: 128 digits cost 36 us so, and 3.6 ms on Grain's per-example path.
 """
 
 import functools
@@ -165,7 +165,7 @@ def pipeline(
     repeat: go on for ever. Epochs follow each other without a gap: a batch may hold
         the end of one and the start of the next, so each epoch has every example once.
     drop_remainder: leave out the last, smaller batch. Only with `repeat=False`; without
-        dropping, the processes' shares of the last batch may differ by one, or be empty.
+        dropping, the shares of the last batch may differ by one example, or be empty.
     flip: mirror each image left-right in half of the epochs, `Flip()`.
     transforms: run in order, after the data set's own and `flip`; they see images as
         bytes and captions as strings.
@@ -180,8 +180,8 @@ def pipeline(
     """
     if batch < 1 or process_count < 1 or batch % process_count:
         raise ValueError(
-            f"batch is {batch} for {process_count} processes, but it must be a positive "
-            "multiple of process_count"
+            f"batch is {batch} for {process_count} processes, but it must be a "
+            "positive multiple of process_count"
         )
     if not 0 <= process_index < process_count:
         raise ValueError(
