@@ -24,12 +24,14 @@ class AdaLNZero:
     into one matrix; `jdit.interop` splits it.
 
     dim: width; heads: attention heads; mlp_ratio: hidden width of the MLP over dim.
+    eps: what is added to the variance in the norm of attention and of the MLP.
     """
 
     dim: int
     heads: int
     mlp_ratio: float = 4.0
     qk_norm: bool = False
+    eps: tuple[float, float] = (1e-6, 1e-6)
 
     branches = ("attention", "mlp")
 
@@ -63,7 +65,8 @@ class AdaLNZero:
         vector = nn.silu(context.vector)
         modulation = self._modulation.apply({"params": params["modulation"]}, vector)
         shift, scale = jnp.split(modulation, 2, -1)
-        x = modulate(layer_norm(x), shift, scale)
+        eps = self.eps[self.branches.index(name)]
+        x = modulate(layer_norm(x, eps), shift, scale)
         args = (context.rotary,) if name == "attention" else ()
         return self._module(name).apply({"params": params}, x, *args)
 

@@ -6,6 +6,7 @@ from jdit.conditioning.time import (
     Clock,
     LinearClock,
     LogSigmaClock,
+    Sinusoids,
     TimeEmbedding,
     frequencies,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "Labels",
     "LinearClock",
     "LogSigmaClock",
+    "Sinusoids",
     "TimeEmbedding",
     "frequencies",
 ]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the network is told the time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,31 +46,51 @@ class LogSigmaClock:
 
 
 def frequencies(
-    value: Float[Array, " b"], dim: int, max_period: float = 10000.0
+    value: Float[Array, " b"],
+    dim: int,
+    max_period: float = 10000.0,
+    shift: float = 0.0,
 ) -> Float[Array, "b e"]:
     """[cos, sin] of `value` at `dim / 2` frequencies, float32 (DiT, as in ADM).
 
-    Frequencies fall from 1 to 1 / max_period in `dim / 2` equal ratios, the last not
-    reached. An odd `dim` ends with a zero.
+    Frequencies fall from 1 to 1 / max_period in `dim / 2 - shift` equal ratios: with
+    shift 0 the last is not reached, with shift 1 it is. An odd `dim` ends with a zero.
     """
     half = dim // 2
-    rate = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    exponent = jnp.arange(half, dtype=jnp.float32) / (half - shift)
+    rate = jnp.exp(-jnp.log(max_period) * exponent)
     angles = value.astype(jnp.float32)[:, None] * rate
     table = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
     return jnp.pad(table, ((0, 0), (0, dim % 2)))
 
 
-class TimeEmbedding(nn.Module):
-    """DiT's timestep embedding: `frequencies`, then Linear, SiLU, Linear; float32.
+@dataclass(frozen=True)
+class Sinusoids:
+    """The features of a time that the embedding's first layer reads: `frequencies`.
 
-    dim: width of the result; basis: number of sines and cosines.
+    count: number of cosines and sines. max_period: the longest of their periods over
+    2 pi. shift: 0 as published; 1 in diffusers' DiT (`jdit.interop.from_diffusers`).
+    """
+
+    count: int = 256
+    max_period: float = 10000.0
+    shift: float = 0.0
+
+    def __call__(self, value: Float[Array, " b"]) -> Float[Array, "b e"]:
+        return frequencies(value, self.count, self.max_period, self.shift)
+
+
+class TimeEmbedding(nn.Module):
+    """DiT's timestep embedding: sinusoids, then Linear, SiLU, Linear; float32.
+
+    dim: width of the result; basis: the features of time that the first layer reads.
     """
 
     dim: int
-    basis: int = 256
+    basis: Callable[[Array], Array] = Sinusoids()
 
     @nn.compact
     def __call__(self, value: Float[Array, " b"]) -> Float[Array, "b d"]:
-        x = frequencies(value, self.basis)
+        x = self.basis(value)
         x = nn.silu(Linear(self.dim, kernel_init=normal, name="in")(x))
         return Linear(self.dim, kernel_init=normal, name="out")(x)

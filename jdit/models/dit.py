@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jdit import stack
 from jdit.blocks import AdaLNZero, final_layer
-from jdit.conditioning import Labels, LinearClock, TimeEmbedding
+from jdit.conditioning import Labels, LinearClock, Sinusoids, TimeEmbedding
 from jdit.conditioning.time import Clock
 from jdit.linear import Linear, xavier, zeros
 from jdit.stack import Context, Policy, Remat
@@ -47,7 +47,9 @@ class DiT:
         needs `2 * channels`.
     patch, dim, depth, heads, mlp_ratio: as in the paper.
     conditioning: `Labels(classes)`, or None for an unconditional model.
-    clock: what the time embedding reads (see `LinearClock`).
+    clock: the number a time becomes (see `LinearClock`). basis: the features of that
+        number which the time embedding reads.
+    eps: what the norms before attention and MLP add to the variance.
     positions: "sincos" adds the published fixed table; "rotary" turns queries and keys.
     dtype: compute dtype. Parameters stay float32; norms, softmax, the time embedding
         and the output are float32 always.
@@ -65,6 +67,8 @@ class DiT:
     qk_norm: bool = False
     conditioning: Labels | None = field(default_factory=lambda: Labels(1000))
     clock: Clock = LinearClock()
+    basis: Sinusoids = Sinusoids()
+    eps: tuple[float, float] = (1e-6, 1e-6)
     positions: Literal["sincos", "rotary"] = "sincos"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
@@ -83,7 +87,7 @@ class DiT:
 
     @property
     def block(self) -> AdaLNZero:
-        return AdaLNZero(self.dim, self.heads, self.mlp_ratio, self.qk_norm)
+        return AdaLNZero(self.dim, self.heads, self.mlp_ratio, self.qk_norm, self.eps)
 
     @property
     def features(self) -> int:
@@ -106,7 +110,7 @@ class DiT:
         vector = jnp.zeros((1, self.dim))
         params = {
             "patch": Linear(self.dim, kernel_init=xavier).init(keys[0], patch),
-            "time": TimeEmbedding(self.dim).init(keys[1], jnp.zeros(1)),
+            "time": TimeEmbedding(self.dim, self.basis).init(keys[1], jnp.zeros(1)),
         }
         params = {name: tree["params"] for name, tree in params.items()}
         if self.conditioning is not None:
@@ -139,7 +143,8 @@ class DiT:
             rest = self.dim // self.heads - share * (len(self.grid) - 1)
             rotary = rotary_table(coordinates, (rest, *[share] * (len(self.grid) - 1)))
         value = self.clock(jnp.asarray(time, jnp.float32))
-        vector = TimeEmbedding(self.dim).apply({"params": params["time"]}, value)
+        embedding = TimeEmbedding(self.dim, self.basis)
+        vector = embedding.apply({"params": params["time"]}, value)
         if self.conditioning is not None:
             vector = vector + self.conditioning.apply(params["label"], conditions)
         return x, Context(vector.astype(dtype), rotary)
@@ -230,7 +235,7 @@ def dit(size: str = "S", patch: int = 2, **changes: Any) -> DiT:
 def sit(size: str = "S", patch: int = 2, **changes: Any) -> DiT:
     """SiT (Ma et al., 2024): DiT's network, predicting a velocity, its clock reversed.
 
-    Its published learn_sigma head doubles the channels and drops the second half;
-    `jdit.interop` does so when it loads the weights.
+    The published weights carry twice the channels and ignore the second half;
+    `jdit.interop.load_sit` keeps it, as a variance that no flow solver reads.
     """
     return dit(size, patch, **dict(out_channels=None, clock=LinearClock(-1.0, 1.0)) | changes)
