@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jdit.typing import Array, Float
 normal = nn.initializers.normal(0.02)
 
 
+@runtime_checkable
 class Clock(Protocol):
     """The number a network was trained to read, from time in [0, 1]."""
 

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recipe is made of and what it costs, without allocating anything."""
+
+import dataclasses
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console, Group
+from rich.table import Table
+from rich.tree import Tree
+
+from jdit.recipe import Recipe
+from jdit.typing import Params
+
+
+def parts(value: Any, name: str = "") -> Tree:
+    """A tree of the parts, each with its class and its fields."""
+    tree = Tree(f"{name}: [bold]{type(value).__name__}[/]" if name else str(value))
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        if dataclasses.is_dataclass(inner) and not isinstance(inner, type):
+            tree.children.append(parts(inner, field.name))
+        elif field.repr and field.name != "source":
+            tree.add(f"{field.name} = {inner!r}")
+    return tree
+
+
+def count(params: Params) -> int:
+    """The number of values in a tree of arrays or shapes."""
+    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def flops(model: Any, batch: int = 1) -> float:
+    """FLOPs of one pass over a batch: XLA's count of the unrolled, lowered model.
+
+    XLA counts a loop's body once, so depth is unrolled for the count.
+    """
+    model = dataclasses.replace(model, unroll=model.depth)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    shape = jax.ShapeDtypeStruct
+    x_t = shape((batch, *model.sample_shape), jnp.float32)
+    conditions = {"label": shape((batch,), jnp.int32)}
+
+    def run(params: Params, x_t: jax.Array, time: jax.Array, conditions: dict) -> Any:
+        return model.apply(params, x_t, time, conditions).prediction
+
+    time = shape((batch,), jnp.float32)
+    cost = jax.jit(run).lower(params, x_t, time, conditions).cost_analysis()
+    return float(cost["flops"])
+
+
+def evaluations(recipe: Recipe) -> int:
+    """Network passes per sampled image: a guided evaluation is two."""
+    sampling = recipe.sampling
+    guided = 1 if sampling.guidance is None else 2
+    return sampling.steps * sampling.solver.evaluations * guided
+
+
+def describe(recipe: Recipe) -> Group:
+    """The parts, parameter counts, token geometry and cost, ready to print."""
+    model = recipe.model
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    counts = Table("parameters", "values", box=None, pad_edge=False)
+    for name, tree in params.items():
+        counts.add_row(name, f"{count(tree):,}")
+    counts.add_row("total", f"[bold]{count(params):,}[/]")
+
+    tokens, per_image = model.tokens, flops(model)
+    passes = evaluations(recipe)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_row("data", " x ".join(map(str, model.sample_shape)))
+    facts.add_row(
+        "tokens",
+        f"{' x '.join(map(str, tokens.shape))} = {tokens.count}, "
+        f"{prod(tokens.size) * model.channels} values each",
+    )
+    facts.add_row("forward", f"{per_image / 1e9:.3f} GFLOP per image (XLA's count)")
+    facts.add_row("training", f"{3 * per_image / 1e9:.3f} GFLOP per image (3 x forward)")
+    facts.add_row(
+        "sampling",
+        f"{passes * per_image / 1e9:.3f} GFLOP per image "
+        f"({passes} network passes at most)",
+    )
+    return Group(parts(recipe, recipe.name), "", counts, "", facts)
+
+
+def show(recipe: Recipe) -> None:
+    """Print `describe(recipe)`."""
+    Console(soft_wrap=True).print(describe(recipe))
