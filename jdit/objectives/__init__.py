@@ -2,21 +2,50 @@
 """What is minimised: a sum of terms, each of which may own parameters."""
 
 from jdit.objectives.base import Network, Objective, loss
-from jdit.objectives.denoising import (
-    Denoising,
+from jdit.objectives.denoising import Denoising, DenoisingVLB, squared_error
+from jdit.objectives.sum import Sum, Term
+from jdit.objectives.times import (
+    CosMap,
+    DiscreteTime,
+    LogitNormal,
+    LogNormalSigma,
+    Mode,
+    Shifted,
     TimeSampling,
     UniformTime,
+    resolution_shift,
+    shifted,
+)
+from jdit.objectives.weightings import (
+    EDMWeight,
+    MinSNR,
+    SoftMinSNR,
     UniformWeight,
     Weighting,
 )
 
 __all__ = [
+    "CosMap",
     "Denoising",
+    "DenoisingVLB",
+    "DiscreteTime",
+    "EDMWeight",
+    "LogNormalSigma",
+    "LogitNormal",
+    "MinSNR",
+    "Mode",
     "Network",
     "Objective",
+    "Shifted",
+    "SoftMinSNR",
+    "Sum",
+    "Term",
     "TimeSampling",
     "UniformTime",
     "UniformWeight",
     "Weighting",
     "loss",
+    "resolution_shift",
+    "shifted",
+    "squared_error",
 ]

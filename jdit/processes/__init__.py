@@ -10,6 +10,7 @@ from jdit.processes.paths import (
     Path,
     Transition,
     log_snr,
+    sigma_data,
     time_from_log_snr,
     time_from_sigma,
     transition,
@@ -29,7 +30,10 @@ from jdit.processes.variance import (
     LearnedRange,
     Posterior,
     Variance,
+    gaussian_kl,
+    pixel_nll,
     posterior,
+    vlb,
 )
 
 __all__ = [
@@ -56,9 +60,13 @@ __all__ = [
     "VPLinear",
     "Variance",
     "expand",
+    "gaussian_kl",
     "log_snr",
+    "pixel_nll",
     "posterior",
+    "sigma_data",
     "time_from_log_snr",
     "time_from_sigma",
     "transition",
+    "vlb",
 ]

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from jdit.processes.paths import Coefficients, Linear, Path
+from jdit.processes.paths import Coefficients, Linear, Path, sigma_data
 from jdit.typing import Array, Float, Key
 
 Target = Literal["noise", "x_0", "v", "velocity", "score", "edm"]
@@ -95,10 +95,17 @@ class Gaussian:
             case "score":  # of the distribution at this time, given x_0
                 return zero, -1 / jnp.maximum(at.sigma, SMALLEST)
             case "edm":  # Karras et al. (2022), table 1; -v if data has unit variance
-                data = getattr(self.path, "sigma_data", 1.0)
+                data = sigma_data(self.path)
                 norm = jnp.hypot(at.sigma, at.alpha * data)
                 return at.sigma / (data * norm), -at.alpha * data / norm
         raise _unknown("target", target)
+
+    def determinant(self, target: Target, at: Coefficients) -> Array:
+        """`alpha b - sigma a`, kept away from 0: given x_t, an error in the target is
+        `|determinant| / sigma` times the error it makes in x_0."""
+        a, b = self.row(target, at)
+        det = at.alpha * b - at.sigma * a
+        return jnp.where(det < 0, -1.0, 1.0) * jnp.maximum(jnp.abs(det), SMALLEST)
 
     def solve(
         self,
@@ -111,9 +118,7 @@ class Gaussian:
         """x_0 and noise from x_t and the value of any target: the 2x2 solve."""
         at = self.path(expand(time, x_t))
         a, b = self.row(source, at)
-        det = at.alpha * b - at.sigma * a
-        sign = jnp.where(det < 0, -1.0, 1.0)
-        det = sign * jnp.maximum(jnp.abs(det), SMALLEST)
+        det = self.determinant(source, at)
         value, x_t = value.astype(jnp.float32), x_t.astype(jnp.float32)
         x_0 = (b * x_t - at.sigma * value) / det
         return Prediction(x_0, (at.alpha * value - a * x_t) / det)

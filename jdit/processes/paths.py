@@ -109,6 +109,11 @@ class EDM:
         return jnp.minimum(sigma / self.sigma_max, 1)
 
 
+def sigma_data(path: Path) -> float:
+    """The standard deviation a path says its data has; 1 if it says nothing."""
+    return getattr(path, "sigma_data", 1.0)
+
+
 def log_snr(path: Path, time: Float[Array, "..."]) -> Float[Array, "..."]:
     """`log(alpha^2 / sigma^2)`, strictly falling in time.
 
