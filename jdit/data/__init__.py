@@ -12,6 +12,7 @@ from jdit.data.base import (
     uniforms,
 )
 from jdit.data.digits import Digits
+from jdit.data.glyphs import Glyphs
 from jdit.data.images import Flip, center_crop
 from jdit.data.pipeline import Batches, Transform, order, pipeline
 
@@ -21,6 +22,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "Flip",
+    "Glyphs",
     "Record",
     "Source",
     "Transform",
