@@ -51,6 +51,8 @@ class DiT:
         number which the time embedding reads.
     eps: what the norms before attention and MLP add to the variance.
     positions: "sincos" adds the published fixed table; "rotary" turns queries and keys.
+    position_scale: multiplies coordinates, so that a model continued at twice the
+        resolution starts from the positions it knows (0.5; PixArt-alpha, section 2.3).
     dtype: compute dtype. Parameters stay float32; norms, softmax, the time embedding
         and the output are float32 always.
     remat, unroll: see `jdit.stack.walk`.
@@ -70,6 +72,7 @@ class DiT:
     basis: Sinusoids = Sinusoids()
     eps: tuple[float, float] = (1e-6, 1e-6)
     positions: Literal["sincos", "rotary"] = "sincos"
+    position_scale: float = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
     unroll: int = 1
@@ -135,7 +138,8 @@ class DiT:
         dtype = jnp.dtype(self.dtype)
         x = self.tokens.patchify(x_t.astype(dtype))
         x = Linear(self.dim).apply({"params": params["patch"]}, x)
-        coordinates, rotary = self.tokens.coordinates(), None
+        coordinates = self.position_scale * self.tokens.coordinates()
+        rotary = None
         if self.positions == "sincos":
             x = x + sincos(coordinates, self.dim).astype(dtype)
         else:
