@@ -1,1 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Training: the state, the step, the loop, and its records."""
+
+from jdit.train.fit import Batches, Fit, NonFinite, batches_of, fit
+from jdit.train.state import TrainState, init_state, learning_rate, make_step, optimizer
+
+__all__ = [
+    "Batches",
+    "Fit",
+    "NonFinite",
+    "TrainState",
+    "batches_of",
+    "fit",
+    "init_state",
+    "learning_rate",
+    "make_step",
+    "optimizer",
+]

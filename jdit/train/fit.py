@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: it feeds batches, and asks the device nothing between records."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jdit.checkpoint import Checkpoints, describe
+from jdit.data import pipeline
+from jdit.recipe import Recipe
+from jdit.train.log import Bar, Log, Record
+from jdit.train.state import Metrics, TrainState, init_state, make_step
+
+AHEAD = 8
+"""Steps that may be queued on the device: enough to hide the reading of batches,
+without holding more of them than that."""
+
+
+class Batches(Protocol):
+    """An endless iterator over batches that knows where it is (`jdit.data`)."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+    def __next__(self) -> dict[str, Any]: ...
+    def get_state(self) -> Any: ...
+    def set_state(self, state: Any) -> None: ...
+
+
+class NonFinite(ArithmeticError):
+    """A loss or a gradient was not finite; the state before it was kept."""
+
+
+class Fit(NamedTuple):
+    """What training returns.
+
+    done: False if it was asked to stop early (SIGTERM); resume to go on.
+    metrics: the last record.
+    """
+
+    state: TrainState
+    folder: Path
+    metrics: Record
+    done: bool
+
+
+def batches_of(recipe: Recipe) -> Batches:
+    """The recipe's training batches: this process's share of each."""
+    training = recipe.training
+    return pipeline(
+        recipe.data,
+        batch=training.batch,
+        seed=training.seed,
+        flip=training.flip,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def fit(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    batches: Batches | None = None,
+    console: Console | None = None,
+    tensorboard: bool = True,
+) -> Fit:
+    """Train a recipe, writing into a folder:
+
+        checkpoints/N/  metrics.jsonl  metrics.csv  tensorboard/  loss.png  recipe.py
+
+    resume: go on from the latest checkpoint, if there is one. The result is bitwise
+        that of a run that was never stopped (same machine, same versions).
+    batches: instead of the recipe's own data.
+
+    SIGTERM saves a checkpoint and returns with `done=False`. Raises FileExistsError
+    when the folder holds a run and `resume` is False, and NonFinite when a loss or
+    gradient is not finite: such an update is not applied and never saved.
+    """
+    folder = Path(folder)
+    training = recipe.training
+    batches = batches_of(recipe) if batches is None else batches
+    with Checkpoints(folder / "checkpoints", keep=training.keep) as checkpoints:
+        if checkpoints.steps() and not resume:
+            raise FileExistsError(
+                f"{folder} already holds a run, at step {checkpoints.find()}: resume "
+                "it, or choose another folder"
+            )
+        state = init_state(recipe)
+        if checkpoints.steps():
+            restored = checkpoints.restore(state)
+            state = restored.state
+            batches.set_state(restored.data)
+        if recipe.source:
+            (folder / "recipe.py").write_text(recipe.source, "utf-8")
+        start = int(state.step)
+        log = Log(folder, start=start, tensorboard=tensorboard)
+        run = _Run(recipe, folder, checkpoints, batches, log)
+        try:
+            with Bar(recipe.name, training.steps, start, console) as bar:
+                state, done = run(state, bar)
+        finally:
+            log.close()
+    return Fit(state, folder, log.records[-1] if log.records else {}, done)
+
+
+class _Run:
+    """The loop, and what it writes to."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        checkpoints: Checkpoints,
+        batches: Batches,
+        log: Log,
+    ):
+        self.recipe, self.folder, self.log = recipe, folder, log
+        self.checkpoints, self.batches = checkpoints, batches
+        self.about = describe(recipe)
+        self.step = make_step(recipe)
+        self.window: list[Metrics] = []
+        self.loss = log.records[-1]["loss"] if log.records else math.inf
+
+    def __call__(self, state: TrainState, bar: Bar) -> tuple[TrainState, bool]:
+        training = self.recipe.training
+        first, stop = int(state.step), False
+        with _terminated() as terminated:
+            for count in range(first + 1, training.steps + 1):
+                state, metrics = self.step(state, next(self.batches))
+                if count == first + 1:  # it waited for the compiler
+                    self.clock = bar.began = time.monotonic(), count
+                self.window.append(metrics)
+                if len(self.window) > AHEAD:
+                    jax.block_until_ready(self.window[-AHEAD]["loss"])
+                bar.advance(count)
+                stop = terminated.is_set()
+                last = stop or count == training.steps
+                if last or count % training.log_every == 0:
+                    self._check(state)
+                    record = self._record(count)
+                    self.log.write(record)
+                    bar.show(record)
+                if last or count % training.checkpoint_every == 0:
+                    self._save(state)
+                if stop:
+                    break
+        self.checkpoints.wait()
+        done = int(state.step) >= training.steps
+        if not done:
+            bar.say(f"stopped and saved at step {int(state.step)}: resume to go on")
+        return state, done
+
+    def _record(self, count: int) -> Record:
+        """Averages since the last record; this waits for the device."""
+        window = jax.device_get(self.window)
+        record: Record = {"step": count}
+        for name in window[-1]:
+            record[name] = float(np.mean([metrics[name] for metrics in window]))
+        now, (since, before) = time.monotonic(), self.clock
+        images = (count - before) * self.recipe.training.batch
+        record["img_per_s"] = images / max(now - since, 1e-9)
+        self.loss, self.clock = record["loss"], (now, count)
+        self.window.clear()
+        return record
+
+    def _save(self, state: TrainState) -> None:
+        """Save, having made sure that the state is sound."""
+        self._check(state)
+        loss = self.loss
+        if self.window:
+            loss = float(np.mean(jax.device_get([m["loss"] for m in self.window])))
+        self.checkpoints.save(state, self.batches.get_state(), self.about, loss=loss)
+
+    def _check(self, state: TrainState) -> None:
+        """Raise NonFinite if a step since the last check was."""
+        bad = int(state.bad)
+        if bad < 0:
+            return
+        self.checkpoints.wait()
+        steps = self.checkpoints.steps()
+        saved = self.checkpoints.path(steps[-1]) if steps else "none was written yet"
+        first = bad * self.recipe.training.batch
+        last = first + self.recipe.training.batch - 1
+        raise NonFinite(
+            f"the loss or gradient of step {bad + 1} is not finite: it read batch "
+            f"{bad} (examples {first} to {last} of the data's order), and the update "
+            f"was not applied; last good checkpoint: {saved}"
+        )
+
+
+@contextmanager
+def _terminated() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets; its former handler comes back afterwards."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    former = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, former)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What training changes, and the one jitted step that changes it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+
+from jdit.objectives import loss
+from jdit.recipe import Recipe, Training
+from jdit.typing import Array, Float, Int, Key, Params
+
+Metrics = dict[str, Array]
+Step = Callable[["TrainState", dict[str, Array]], tuple["TrainState", Metrics]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a run needs, besides the position in its data, to go on exactly.
+
+    step: optimizer steps done. ema: one average of the parameters per decay.
+    key: of the whole run; step i uses `fold_in(key, i)` and nothing else is drawn.
+    bad: the first step whose loss or gradient was not finite, or -1. That update was
+        not applied, and none after it: parameters stay those of the last good step.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+    ema: tuple[Params, ...]
+    key: Key
+    bad: Int[Array, ""]
+
+    def sampled(self, training: Training) -> Params:
+        """The parameters to sample from: the chosen average, or the last ones."""
+        return self.ema[training.ema_sampled] if training.ema else self.params
+
+
+def learning_rate(training: Training, step: Int[Array, ""]) -> Float[Array, ""]:
+    """The rate of step `step`, counted from 0: linear warm-up, then the schedule."""
+    count = step.astype(jnp.float32)
+    rest = max(training.steps - training.warmup, 1)
+    progress = jnp.clip((count - training.warmup) / rest, 0.0, 1.0)
+    rise = jnp.minimum(1.0, (count + 1) / (training.warmup + 1))
+    return training.learning_rate * rise * training.schedule(progress)
+
+
+def is_kernel(params: Params) -> Any:
+    """True for leaves that belong to a parameter named `kernel`: those that decay.
+
+    By name, because the rank says nothing of parameters stacked over depth. Biases,
+    norms, tables and modulation biases are not decayed.
+    """
+
+    def decays(path: tuple, _: Any) -> bool:
+        return "kernel" in {getattr(key, "key", None) for key in path}
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def optimizer(training: Training) -> optax.GradientTransformation:
+    """Global-norm clipping, then AdamW (Loshchilov and Hutter, 2019)."""
+    b1, b2 = training.betas
+    parts = [] if training.clip is None else [optax.clip_by_global_norm(training.clip)]
+    parts.append(optax.scale_by_adam(b1, b2, eps=1e-8))
+    if training.weight_decay:
+        parts.append(optax.add_decayed_weights(training.weight_decay, is_kernel))
+    rate = partial(learning_rate, training)
+    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+
+
+def init_state(recipe: Recipe) -> TrainState:
+    """The state before the first step, a function of the recipe's seed alone.
+
+    An objective's parameters live under "objective" of the one tree, so the optimizer,
+    the averages and checkpoints need to know nothing of them.
+    """
+    training = recipe.training
+    key = jax.random.key(training.seed)
+    init_key, objective_key, run_key = jax.random.split(key, 3)
+    params = jax.jit(recipe.model.init)(init_key)
+    extra = recipe.objective.parameters(objective_key, recipe.model)
+    if extra:
+        params = {**params, "objective": extra}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer(training).init(params),
+        ema=tuple(jax.tree.map(jnp.copy, params) for _ in training.ema),
+        key=run_key,
+        bad=jnp.full((), -1, jnp.int32),
+    )
+
+
+def average(
+    decay: float, warmup: bool, step: Int[Array, ""], mean: Params, params: Params
+) -> Params:
+    """The exponential moving average after `step`, counted from 0.
+
+    With a warm-up the decay is `min(decay, (1 + n) / (10 + n))` after n steps, as in
+    TensorFlow's ExponentialMovingAverage.
+    """
+    count = step.astype(jnp.float32) + 1
+    rate = jnp.minimum(decay, (1 + count) / (10 + count)) if warmup else decay
+
+    def lerp(old: Array, new: Array) -> Array:
+        if not jnp.issubdtype(new.dtype, jnp.floating):
+            return new
+        return old + (1 - rate) * (new - old)
+
+    return jax.tree.map(lerp, mean, params)
+
+
+def gradients(recipe: Recipe, key: Key, params: Params, batch: dict[str, Array]):
+    """The batch's mean gradient and metrics, one micro-batch at a time.
+
+    Micro-batch i uses `fold_in(key, i)` when there are several.
+    """
+
+    def objective(params: Params, key: Key, batch: dict[str, Array]):
+        return loss(
+            key,
+            recipe.model,
+            params,
+            batch,
+            process=recipe.process,
+            objective=recipe.objective,
+        )
+
+    grad = jax.grad(objective, has_aux=True)
+    parts = recipe.training.accumulate
+    if parts == 1:
+        return grad(params, key, batch)
+    split = partial(rearrange, pattern="(parts b) ... -> parts b ...", parts=parts)
+    batches = jax.tree.map(split, batch)
+
+    def add(total: Any, xs: tuple) -> tuple[Any, None]:
+        index, batch = xs
+        one = grad(params, jax.random.fold_in(key, index), batch)
+        return jax.tree.map(lambda a, b: a + b / parts, total, one), None
+
+    first = jax.tree.map(lambda x: x[0], batches)
+    shapes = jax.eval_shape(grad, params, key, first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zeros, (jnp.arange(parts), batches))[0]
+
+
+def make_step(recipe: Recipe) -> Step:
+    """`step(state, batch) -> (state, metrics)`: jitted, and the state is donated.
+
+    metrics stay on the device: "loss", "grad_norm", "learning_rate" and the
+    objective's own. Nothing is fetched here.
+    """
+    training = recipe.training
+    tx = optimizer(training)
+
+    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        grads, metrics = gradients(recipe, key, state.params, batch)
+        norm = optax.global_norm(grads)
+        good = (state.bad < 0) & jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = tuple(
+            average(decay, training.ema_warmup, state.step, mean, params)
+            for decay, mean in zip(training.ema, state.ema, strict=True)
+        )
+
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
+        metrics = {
+            **metrics,
+            "grad_norm": norm,
+            "learning_rate": learning_rate(training, state.step),
+        }
+        state = TrainState(
+            step=state.step + good,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            ema=keep(ema, state.ema),
+            key=state.key,
+            bad=jnp.where(good | (state.bad >= 0), state.bad, state.step),
+        )
+        return state, metrics
+
+    return jax.jit(step, donate_argnums=0)
