@@ -1,1 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Scores of generated data, over any feature function: streamed, exact, on the host."""
+
+from jdit.evals.digits import DigitReader, DigitsClassifier, cache_folder
+from jdit.evals.evaluation import (
+    DigitsEvaluation,
+    Draw,
+    Evaluation,
+    FeatureEvaluation,
+    distance_of_halves,
+)
+from jdit.evals.features import Features, Reference, compare, evaluate, extract
+from jdit.evals.inception import inception_score
+from jdit.evals.kernel import kernel_distance, squared_mmd
+from jdit.evals.manifold import density_coverage, precision_recall
+from jdit.evals.statistics import Statistics, frechet_distance
+
+__all__ = [
+    "DigitReader",
+    "DigitsClassifier",
+    "DigitsEvaluation",
+    "Draw",
+    "Evaluation",
+    "FeatureEvaluation",
+    "Features",
+    "Reference",
+    "Statistics",
+    "cache_folder",
+    "compare",
+    "density_coverage",
+    "distance_of_halves",
+    "evaluate",
+    "extract",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "precision_recall",
+    "squared_mmd",
+]

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a recipe that score a trained model by the images it draws."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jdit.data import Dataset, Digits, to_float
+from jdit.evals.digits import DigitsClassifier
+from jdit.evals.features import Features, Reference, compare, evaluate, extract
+from jdit.evals.inception import inception_score
+from jdit.evals.statistics import Statistics, frechet_distance
+
+
+class Draw(Protocol):
+    """Generate images for labels: float `b h w c` in [-1, 1].
+
+    The model, its parameters and how it samples are closed over. It is called with
+    one number of labels only, and with another seed each time.
+    """
+
+    def __call__(self, seed: int, labels: Int[np.ndarray, " b"]) -> Any: ...
+
+
+class Evaluation(Protocol):
+    """Scores of what `draw` generates, and one line that says them.
+
+    folder: where what had to be made for it may be kept; the user's cache if None.
+    """
+
+    def __call__(
+        self, draw: Draw, folder: str | Path | None = None
+    ) -> dict[str, float]: ...
+
+    def line(self, scores: dict[str, float]) -> str: ...
+
+
+def drawn(
+    draw: Draw, labels: Int[np.ndarray, " n"], batch: int, seed: int
+) -> Iterator[Float[np.ndarray, "b h w c"]]:
+    """Generated images for all labels, batch by batch, clipped to [-1, 1].
+
+    Batch i has seed `seed + i`; the last is filled up with labels and cut. Raises
+    ValueError for the wrong number of images and for NaN.
+    """
+    for i, start in enumerate(range(0, len(labels), batch)):
+        part = labels[start : start + batch]
+        filled = np.resize(part, batch) if len(part) < batch else part
+        images = np.asarray(draw(seed + i, filled), np.float32)
+        if len(images) != batch:
+            raise ValueError(f"draw gave {len(images)} images for {batch} labels")
+        if not np.isfinite(images).all():
+            raise ValueError("draw gave images with NaN or infinite values")
+        yield np.clip(images[: len(part)], -1, 1)
+
+
+def distance_of_halves(
+    features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], splits: int = 20
+) -> float:
+    """The Frechet distance between two disjoint halves of one set, averaged.
+
+    What a perfect model would score by chance alone. The set is cut in two at random
+    within each class, `splits` times (seeded): one cut varies by about 10%.
+    """
+    distances = []
+    for seed in range(splits):
+        generator = np.random.default_rng(seed)
+        shuffled = generator.permutation(len(labels))
+        by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+        halves = features[by_class[::2]], features[by_class[1::2]]
+        distances.append(frechet_distance(*map(Statistics.of, halves)))
+    return float(np.mean(distances))
+
+
+@dataclass(frozen=True)
+class DigitsEvaluation:
+    """Digits read by a separately trained classifier, and compared in its features.
+
+    Labels are asked for in equal numbers. The scores:
+
+    accuracy: share of samples that the classifier reads as the class asked for.
+    frechet: distance of all samples to the 535 held-out digits.
+    frechet_real_halves: the mean distance between two disjoint halves (898 and 899)
+        of all real digits. The sampling bias of a Frechet distance goes as
+        1/n_a + 1/n_b, and is most of it here: 0.0022 for these halves, 0.0024 for
+        2,000 samples against 535. So a perfect model has a ratio of about 1.
+    ratio: frechet / frechet_real_halves.
+    frechet_test_halves: the same between halves of the *held-out* digits (267 and
+        268). At sums of 0.0075 it is 3-4 times larger: an easier measure.
+    ratio_test_halves: frechet / frechet_test_halves.
+    frechet_train: distance of the 1,262 training digits to the held-out ones: what a
+        model that copies its training set would score.
+    kid, precision, recall, density, coverage: of samples against held-out digits, see
+        `jdit.evals.compare`.
+    inception_score: of the classifier's probabilities, one split; at most 10.
+    classifier_accuracy: on held-out digits, the most `accuracy` could mean.
+
+    samples: how many are drawn; batch: how many at once; seed: of the first batch.
+    """
+
+    samples: int = 2000
+    batch: int = 500
+    seed: int = 0
+    classifier: DigitsClassifier = field(default_factory=DigitsClassifier)
+
+    def __post_init__(self) -> None:
+        _at_least(self.samples, self.batch)
+
+    def __call__(
+        self, draw: Draw, folder: str | Path | None = None
+    ) -> dict[str, float]:
+        """Draw, read and compare. The classifier is trained, or read from `folder`."""
+        reader = self.classifier.load(folder)
+        asked = np.arange(self.samples, dtype=np.int32) % 10
+        images = np.concatenate(list(drawn(draw, asked, self.batch, self.seed)))
+        probabilities = reader.probabilities(images)
+        train, test = (Digits(s).source().columns for s in ("train", "test"))
+        real = np.concatenate(list(extract(reader, test["x_0"])))
+        seen = np.concatenate(list(extract(reader, train["x_0"])))
+        fake = np.concatenate(list(extract(reader, images)))
+        held_out = Statistics.of(real)
+        frechet = frechet_distance(Statistics.of(fake), held_out)
+        labels = np.concatenate([train["label"], test["label"]])
+        halves = distance_of_halves(np.concatenate([seen, real]), labels)
+        test_halves = distance_of_halves(real, test["label"])
+        return {
+            "accuracy": float((probabilities.argmax(1) == asked).mean()),
+            "frechet": frechet,
+            "frechet_real_halves": halves,
+            "ratio": frechet / halves,
+            "frechet_test_halves": test_halves,
+            "ratio_test_halves": frechet / test_halves,
+            "frechet_train": frechet_distance(Statistics.of(seen), held_out),
+            **compare(real, fake),
+            "inception_score": inception_score(probabilities, splits=1)[0],
+            "classifier_accuracy": reader.accuracy,
+        }
+
+    def line(self, scores: dict[str, float]) -> str:
+        """The scores in one line for a person."""
+        return (
+            f"{self.samples:,} samples: {scores['accuracy']:.1%} read as asked "
+            f"(classifier: {scores['classifier_accuracy']:.1%} on real digits), "
+            f"Frechet {scores['frechet']:.2f} = {scores['ratio']:.2f}x two halves of "
+            f"real digits ({scores['frechet_real_halves']:.2f}), "
+            f"{scores['ratio_test_halves']:.2f}x halves of the held-out ones "
+            f"({scores['frechet_test_halves']:.2f}); {_manifolds(scores)}"
+        )
+
+
+@dataclass(frozen=True)
+class FeatureEvaluation:
+    """Any image data set, compared in any features: `jdit.evals.evaluate`'s scores.
+
+    Beside them: "frechet_real_halves" and "ratio", the yardstick of `DigitsEvaluation`
+    for the real images of `dataset` (sizes may not match: see there).
+
+    features: images to features, e.g. `jdit.evals.EfficientNetLite0()`.
+    dataset: the real images. Labels are asked for as often as they occur in it; in
+        a set without labels, `draw` is given the numbers of examples in it instead,
+        whose conditions it may look up.
+    samples, batch, seed: as in `DigitsEvaluation`.
+    """
+
+    features: Features
+    dataset: Dataset
+    samples: int = 2000
+    batch: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self.samples, self.batch)
+
+    def __call__(
+        self, draw: Draw, folder: str | Path | None = None
+    ) -> dict[str, float]:
+        """Draw, and compare with every image of the data set."""
+        source = self.dataset.source()
+        labels = np.arange(len(source))
+        if self.dataset.classes is not None:
+            labels = np.array([source[i]["label"] for i in range(len(source))])
+
+        def images() -> Iterator[np.ndarray]:
+            for start in range(0, len(source), self.batch):
+                stop = min(start + self.batch, len(source))
+                part = np.stack([source[i]["x_0"] for i in range(start, stop)])
+                yield to_float(part) if part.dtype == np.uint8 else part
+
+        reference = Reference.of(images(), self.features, self.batch)
+        assert reference.features is not None
+        generator = np.random.default_rng(self.seed)
+        # whole passes over the data set, then a part of one without repeats
+        passes = -(-self.samples // len(labels))
+        order = [generator.permutation(len(labels)) for _ in range(passes)]
+        asked = labels[np.concatenate(order)[: self.samples]].astype(np.int32)
+        fakes = drawn(draw, asked, self.batch, self.seed)
+        scores = evaluate(fakes, self.features, reference, self.batch)
+        classes = labels if self.dataset.classes is not None else np.zeros_like(labels)
+        halves = distance_of_halves(reference.features, classes, splits=3)
+        scores["frechet_real_halves"] = halves
+        scores["ratio"] = scores["frechet"] / halves if halves else float("inf")
+        return scores
+
+    def line(self, scores: dict[str, float]) -> str:
+        """The scores in one line for a person."""
+        return (
+            f"{self.samples:,} samples: Frechet {scores['frechet']:.2f} = "
+            f"{scores['ratio']:.2f}x two halves of real images "
+            f"({scores['frechet_real_halves']:.2f}); {_manifolds(scores)}"
+        )
+
+
+def _manifolds(scores: dict[str, float]) -> str:
+    names = ("precision", "recall", "density", "coverage")
+    parts = [f"KID {scores['kid']:.4f}", *(f"{n} {scores[n]:.2f}" for n in names)]
+    return ", ".join(parts)
+
+
+def _at_least(samples: int, batch: int) -> None:
+    if samples < 10:
+        raise ValueError(f"samples is {samples}, but scores need at least 10")
+    if batch < 1:
+        raise ValueError(f"batch is {batch}, but at least 1 is needed")

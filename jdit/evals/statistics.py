@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mean and covariance of features, streamed, and the Frechet distance of two."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+
+def checked(features: object, name: str = "features") -> np.ndarray:
+    """Features as a finite float64 array `n d`, or one sentence why they are not.
+
+    Raises ValueError for another number of axes and for NaN or infinite values, so
+    that a NaN can never become a score.
+    """
+    array = np.asarray(features, np.float64)
+    if array.ndim != 2:
+        raise ValueError(f"{name} has shape {array.shape}, but (n, d) is needed")
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array).all(1)).sum())
+        raise ValueError(
+            f"{name} holds NaN or infinite values in {bad} of {len(array)} rows"
+        )
+    return array
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean, covariance and count of features, in float64 on the host.
+
+    A value, not an accumulator: `update` and `merge` return new statistics. Two parts
+    are joined by the pairwise formula of Chan, Golub and LeVeque (1979),
+
+        mu = mu_a + delta n_b / n,   S = S_a + S_b + delta delta^T n_a n_b / n,
+
+    with `delta = mu_b - mu_a` and `S = (n - 1) sigma`, which does not cancel the way a
+    sum of squares does. `sigma` divides by n - 1, as np.cov and the published FID do.
+
+    mu: `d`; sigma: `d d`; count: rows seen, None if a file did not say.
+    """
+
+    mu: Float[np.ndarray, " d"] = field(default_factory=lambda: np.zeros(0))
+    sigma: Float[np.ndarray, "d d"] = field(default_factory=lambda: np.zeros((0, 0)))
+    count: int | None = 0
+
+    @classmethod
+    def of(cls, features: Float[np.ndarray, "n d"]) -> "Statistics":
+        """The statistics of one array. Raises ValueError for NaN or another shape."""
+        array = checked(features)
+        if not len(array):
+            return cls()
+        mu = array.mean(0)
+        centred = array - mu
+        # the rounding of the mean, put back: exact for features far from zero
+        shift = centred.mean(0)
+        centred -= shift
+        return cls(mu + shift, centred.T @ centred / max(len(array) - 1, 1), len(array))
+
+    def update(self, features: Float[np.ndarray, "n d"]) -> "Statistics":
+        """These statistics with more features added."""
+        return self.merge(Statistics.of(features))
+
+    def merge(self, other: "Statistics") -> "Statistics":
+        """The statistics of both sets together. Associative up to rounding.
+
+        Raises ValueError if the dimensions differ or a count is not known.
+        """
+        a, b = self.count, other.count
+        if a is None or b is None:
+            raise ValueError(
+                "statistics cannot be merged: a file they came from has no count"
+            )
+        if not a or not b:
+            return other if not a else self
+        _same_dimension(self, other)
+        n = a + b
+        delta = other.mu - self.mu
+        scatter = self.sigma * (a - 1) + other.sigma * (b - 1)
+        scatter = scatter + np.outer(delta, delta) * (a * b / n)
+        return Statistics(self.mu + delta * (b / n), scatter / (n - 1), n)
+
+    def save(self, path: str | Path) -> None:
+        """Write an .npz with the fields of ADM and pytorch-fid, `mu` and `sigma`.
+
+        A third field, `count`, is ours; the others ignore it.
+        """
+        fields = {"mu": self.mu, "sigma": self.sigma}
+        if self.count is not None:
+            fields["count"] = np.asarray(self.count)
+        with open(path, "wb") as file:  # np.savez would append .npz to another suffix
+            np.savez(file, allow_pickle=False, **fields)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Statistics":
+        """Read `save`'s file, or one by ADM (`mu`, `sigma`) or pytorch-fid.
+
+        Raises ValueError if a field is missing, misshapen or not finite.
+        """
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in ("mu", "sigma") if name not in file]
+            if missing:
+                raise ValueError(f"{path} has no field {missing[0]!r} of statistics")
+            mu = np.asarray(file["mu"], np.float64)
+            sigma = np.asarray(file["sigma"], np.float64)
+            count = int(file["count"]) if "count" in file else None
+        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise ValueError(
+                f"{path} holds mu {mu.shape} and sigma {sigma.shape}, "
+                "but (d,) and (d, d) are needed"
+            )
+        if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+            raise ValueError(f"{path} holds NaN or infinite statistics")
+        return cls(mu, sigma, count)
+
+
+def _same_dimension(a: Statistics, b: Statistics) -> None:
+    if a.mu.shape != b.mu.shape:
+        raise ValueError(
+            f"features differ in dimension: {len(a.mu)} in one set, "
+            f"{len(b.mu)} in the other"
+        )
+
+
+def _factor(sigma: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d r"]:
+    """R of full column rank r with `R R^T = sigma`."""
+    values, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
+    floor = len(sigma) * np.finfo(np.float64).eps * max(values.max(), 0)
+    kept = values > floor
+    return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """The squared 2-Wasserstein distance of two Gaussians with these moments.
+
+        |mu_a - mu_b|^2 + tr(sigma_a) + tr(sigma_b) - 2 tr sqrt(sigma_a sigma_b)
+
+    (Dowson and Landau, 1982; Heusel et al. 2017, equation 6). The last trace is that of
+    the symmetric `sqrt(A^1/2 B A^1/2)`, hence the sum of the singular values of
+    `R_a^T R_b` where `R R^T = sigma`: real, never NaN and exact for covariances of any
+    rank, where the published sqrtm of a product needs an offset on the diagonal.
+
+    Raises ValueError for sets of fewer than 2 features and for unequal dimensions.
+    """
+    for name, statistics in (("first", a), ("second", b)):
+        if statistics.count is not None and statistics.count < 2:
+            raise ValueError(
+                f"the {name} set has {statistics.count} features, "
+                "but a covariance needs at least 2"
+            )
+        moments = np.concatenate([statistics.mu, statistics.sigma.ravel()])
+        if not np.isfinite(moments).all():
+            raise ValueError(f"the {name} set's statistics hold NaN or infinite values")
+    _same_dimension(a, b)
+    left, right = _factor(a.sigma), _factor(b.sigma)
+    cross = 0.0
+    if left.shape[1] and right.shape[1]:
+        cross = float(np.linalg.svd(left.T @ right, compute_uv=False).sum())
+    delta = a.mu - b.mu
+    value = delta @ delta + np.trace(a.sigma) + np.trace(b.sigma) - 2 * cross
+    return max(float(value), 0.0)
