@@ -21,6 +21,11 @@ class Denoiser(Protocol):
     time is a scalar; evaluation counts network evaluations within a sampling run.
     """
 
+    @property
+    def process(self) -> Gaussian:
+        """The process whose network this is."""
+        ...
+
     def init(self, x_t: Float[Array, "b *g c"], conditions: Conditions) -> Memory:
         """The first memory for a batch of this shape."""
         ...

@@ -1,8 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the reverse process is integrated, and on which times."""
 
-from jdit.solvers.base import Interval, Solver, State, normal
-from jdit.solvers.grids import Grid, Uniform
-from jdit.solvers.ode import Euler
+from jdit.solvers.ancestral import DDIM, DDPM
+from jdit.solvers.base import Ends, Interval, Solver, State, ends, normal
+from jdit.solvers.grids import (
+    EDMRho,
+    Grid,
+    Leading,
+    LogSNR,
+    Respaced,
+    Shifted,
+    Sigmoid,
+    Sway,
+    Times,
+    Trailing,
+    Uniform,
+)
+from jdit.solvers.multistep import DPMSolverPP2M, DPMSolverPP2MSDE
+from jdit.solvers.ode import Euler, Heun
+from jdit.solvers.sde import (
+    SBDM,
+    Constant,
+    Decreasing,
+    Diffusion,
+    EulerMaruyama,
+    IncreasingDecreasing,
+    LinearDiffusion,
+    SigmaDiffusion,
+)
+from jdit.solvers.unipc import UniPC
 
-__all__ = ["Euler", "Grid", "Interval", "Solver", "State", "Uniform", "normal"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "SBDM",
+    "Constant",
+    "DPMSolverPP2M",
+    "DPMSolverPP2MSDE",
+    "Decreasing",
+    "Diffusion",
+    "EDMRho",
+    "Ends",
+    "Euler",
+    "EulerMaruyama",
+    "Grid",
+    "Heun",
+    "IncreasingDecreasing",
+    "Interval",
+    "Leading",
+    "LinearDiffusion",
+    "LogSNR",
+    "Respaced",
+    "SBDM",
+    "Shifted",
+    "SigmaDiffusion",
+    "Sigmoid",
+    "Solver",
+    "State",
+    "Sway",
+    "Times",
+    "Trailing",
+    "Uniform",
+    "UniPC",
+    "ends",
+    "normal",
+]

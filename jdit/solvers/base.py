@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jdit.denoise import Denoise
-from jdit.processes import Gaussian
+from jdit.processes import Coefficients, Gaussian, log_snr
 from jdit.typing import Array, Float, Int, Key, Memory
 
 State = Any
@@ -23,7 +23,7 @@ class Interval(NamedTuple):
 
     time: Float[Array, ""]
     next_time: Float[Array, ""]
-    index: Int[Array, ""]
+    index: Int[Array, ""]  # type: ignore[assignment]
     last: Array
     keys: Key
 
@@ -54,7 +54,30 @@ class Solver(Protocol):
         ...
 
 
+class Ends(NamedTuple):
+    """A Gaussian path at both ends of an interval, as exponential solvers need it.
+
+    rise: by how much lambda = log(alpha / sigma) rises, above 0. Where alpha or sigma
+        is 0, lambda has no finite value; `jdit.processes.log_snr` clamps it, so that
+        `exp(-rise)` is 0 in float32 terms and every formula below has its limit.
+    """
+
+    here: Coefficients
+    there: Coefficients
+    rise: Float[Array, ""]
+
+
+def ends(process: Gaussian, interval: Interval) -> Ends:
+    """The path at both ends of an interval."""
+    path, time, next_time = process.path, interval.time, interval.next_time
+    rise = (log_snr(path, next_time) - log_snr(path, time)) / 2
+    return Ends(path(time), path(next_time), rise)
+
+
 def normal(keys: Key, like: Float[Array, "b *g c"]) -> Float[Array, "b *g c"]:
     """Standard normal noise, image i drawn from `keys[i]` alone."""
-    draw = lambda key: jax.random.normal(key, like.shape[1:], jnp.float32)
+
+    def draw(key: Key) -> Array:
+        return jax.random.normal(key, like.shape[1:], jnp.float32)
+
     return jax.vmap(draw)(keys)
