@@ -125,6 +125,15 @@ class Policy(Protocol):
         ...
 
 
+def policy_at(policy: Policy, branch: str) -> Policy:
+    """The policy of one branch: `policy.at(branch)` where there is such a method.
+
+    A policy that treats branches differently has `at(branch) -> Policy`, and so keeps
+    no memory for the branches it leaves alone.
+    """
+    return policy.at(branch) if hasattr(policy, "at") else policy
+
+
 @dataclass(frozen=True)
 class Always:
     """Compute every branch, always: the plain model."""
@@ -187,7 +196,11 @@ def init_memory(
     block: Block, params: Params, stream: Stream, context: Context, policy: Policy
 ) -> Memory:
     """A policy's first memory: {branch: tree with leaves `l ...`}."""
-    one = _per_site(block, params, stream, context, lambda _, d: policy.init(d))
+
+    def init(name: str, delta: Stream) -> Memory:
+        return policy_at(policy, name).init(delta)
+
+    one = _per_site(block, params, stream, context, init)
     depth = depth_of(params)
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (depth, *x.shape)), one)
 
@@ -205,8 +218,9 @@ def init_policy(
     index = {name: i for i, name in enumerate(block.branches)}
 
     def make(name: str, delta: Stream) -> Params:
-        one = lambda k: policy.parameters(jax.random.fold_in(k, index[name]), delta)
-        return jax.vmap(one)(keys)
+        own = policy_at(policy, name)
+        folded = jax.vmap(lambda k: jax.random.fold_in(k, index[name]))(keys)
+        return jax.vmap(lambda k: own.parameters(k, delta))(folded)
 
     return _per_site(block, params, stream, context, make)
 
@@ -266,7 +280,7 @@ def walk(
         kept = {}
         for name in block.branches:
             branch = Branch(block, name, params[name], context)
-            stream, kept[name] = policy.apply(
+            stream, kept[name] = policy_at(policy, name).apply(
                 branch,
                 stream,
                 context,
