@@ -1,1 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Weights of other libraries, loaded and saved."""
+
+from jdit.interop.diffusers import (
+    from_diffusers,
+    process_from_diffusers,
+    to_diffusers,
+)
+from jdit.interop.dit import load_dit, load_sit, save_dit, save_sit
+
+__all__ = [
+    "from_diffusers",
+    "load_dit",
+    "load_sit",
+    "process_from_diffusers",
+    "save_dit",
+    "save_sit",
+    "to_diffusers",
+]

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Foreign names and shapes, as one table of rules that is read in both directions."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from jdit.interop.files import Source
+from jdit.typing import Params
+
+Twist = Callable[[np.ndarray, Any], np.ndarray]
+"""A change of values that is its own inverse, given the model."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Some foreign tensors are some of our parameters.
+
+    theirs: keys of the tensors which, joined along our last axis, are
+    ours: the names of our parameters, each with its share of that axis.
+    pattern: einops, one foreign tensor to our order of axes; read backwards to save.
+    twist: what is done to our values besides, an involution.
+
+    "{}" in a key is the layer. Our "blocks/..." are stacked over layers, one foreign
+    tensor each; any other parameter under such a key is one that every layer repeats.
+    """
+
+    theirs: tuple[str, ...]
+    ours: tuple[tuple[str, int], ...]
+    pattern: str
+    twist: Twist | None = None
+
+    @property
+    def stacked(self) -> bool:
+        return self.ours[0][0].startswith("blocks/")
+
+    def layers(self, depth: int) -> range:
+        return range(depth if "{}" in self.theirs[0] else 1)
+
+    def forward(self, theirs: list[np.ndarray], model: Any) -> list[np.ndarray]:
+        """Our parameters (of one layer) from their tensors."""
+        joined = np.concatenate([rearrange(x, self.pattern) for x in theirs], -1)
+        joined = joined if self.twist is None else self.twist(joined, model)
+        shares = np.cumsum([share for _, share in self.ours])
+        cuts = shares[:-1] * (joined.shape[-1] // shares[-1])
+        return np.split(joined, cuts, -1)
+
+    def inverse(self, ours: list[np.ndarray], model: Any) -> list[np.ndarray]:
+        """Their tensors from our parameters (of one layer)."""
+        joined = np.concatenate(ours, -1)
+        joined = joined if self.twist is None else self.twist(joined, model)
+        left, right = self.pattern.split(" -> ")
+        p, q = model.tokens.size if " p q" in left else (None, None)
+        sizes = {} if p is None else {"p": p, "q": q}
+        parts = np.split(joined, len(self.theirs), -1)
+        return [rearrange(part, f"{right} -> {left}", **sizes) for part in parts]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published way to store a model.
+
+    name: for messages. rules: every learned tensor, once. tables: fixed tensors that
+    are checked against ours at load; those named in `written` are made at save, and
+    must be there at load.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    tables: Mapping[str, Callable[[Any], np.ndarray]]
+    written: tuple[str, ...] = ()
+
+
+def linear(
+    theirs: str | tuple[str, ...],
+    ours: str | Mapping[str, int],
+    pattern: str = "e d -> d e",
+    twist: Twist | None = None,
+) -> tuple[Rule, Rule]:
+    """The rules of a torch linear layer (or several, or a convolution) with bias."""
+    keys = (theirs,) if isinstance(theirs, str) else theirs
+    names = {ours: 1} if isinstance(ours, str) else ours
+
+    def rule(weight: str, leaf: str, pattern: str) -> Rule:
+        shares = tuple((f"{name}/{leaf}", share) for name, share in names.items())
+        return Rule(tuple(f"{key}.{weight}" for key in keys), shares, pattern, twist)
+
+    return rule("weight", "kernel", pattern), rule("bias", "bias", "e -> e")
+
+
+def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
+    """The arrays of nested dicts by name, keys joined by "/"."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        leaves |= (
+            flatten(value, f"{name}/") if isinstance(value, dict) else {name: value}
+        )
+    return leaves
+
+
+def nest(leaves: Mapping[str, Any]) -> Params:
+    """The inverse of `flatten`."""
+    tree: Params = {}
+    for name, value in leaves.items():
+        *path, last = name.split("/")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return tree
+
+
+def unpack(layout: Layout, model: Any, source: Source) -> Params:
+    """Our parameters from foreign tensors, float32, one tensor in memory at a time.
+
+    Raises ValueError, which names the key, for a missing or unknown tensor, a wrong
+    shape, a position table that is not the model's, or layers that should repeat one
+    another and do not.
+    """
+    _check(layout, model, source)
+    ours: dict[str, Any] = {}
+    for rule in layout.rules:
+        layers = rule.layers(model.depth)
+        held: list[np.ndarray] = []
+        for layer in layers:
+            keys = [key.format(layer) for key in rule.theirs]
+            read = [np.asarray(source.read(key), np.float32) for key in keys]
+            parts = rule.forward(read, model)
+            if rule.stacked:
+                if layer == 0:
+                    shapes = [(len(layers), *part.shape) for part in parts]
+                    held = [np.empty(shape, np.float32) for shape in shapes]
+                for stack, part in zip(held, parts, strict=True):
+                    stack[layer] = part
+            elif layer == 0:
+                held = parts
+            elif not all(map(np.array_equal, held, parts)):
+                raise ValueError(
+                    f"{keys[0]!r} of {source.name} differs from that of layer 0, but "
+                    "in a DiT all layers read one embedding"
+                )
+        for (name, _), value in zip(rule.ours, held, strict=True):
+            ours[name] = jnp.asarray(value)
+    return nest(ours)
+
+
+def pack(layout: Layout, model: Any, params: Params) -> dict[str, np.ndarray]:
+    """Foreign tensors, float32, from our parameters.
+
+    Raises ValueError when the parameters are not the model's, or hold an array-like
+    leaf (an adapter, a quantised weight).
+    """
+    want, have = flatten(_shapes(model)), flatten(params)
+    for name, leaf in have.items():
+        if hasattr(leaf, "contract"):
+            raise ValueError(
+                f"params has a {type(leaf).__name__} at {name}, but {layout.name} "
+                "holds plain arrays: merge or dequantise it first"
+            )
+    for name in sorted(want.keys() | have.keys()):
+        here, there = (getattr(x.get(name), "shape", None) for x in (have, want))
+        if here != there:
+            raise ValueError(
+                f"params has shape {here} at {name}, but this model's is {there}"
+            )
+    return dict(_pack(layout, model, have)) | {
+        key: layout.tables[key](model) for key in layout.written
+    }
+
+
+def _pack(
+    layout: Layout, model: Any, ours: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray]]:
+    for rule in layout.rules:
+        whole = [np.asarray(ours[name]) for name, _ in rule.ours]
+        for layer in rule.layers(model.depth):
+            parts = [x[layer] for x in whole] if rule.stacked else whole
+            keys = (key.format(layer) for key in rule.theirs)
+            yield from zip(keys, rule.inverse(parts, model), strict=True)
+
+
+def _shapes(model: Any) -> Params:
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def _check(layout: Layout, model: Any, source: Source) -> None:
+    """Keys, shapes and fixed tables, before anything large is read."""
+    zero = jax.tree.map(
+        lambda x: np.broadcast_to(np.float32(0), x.shape), _shapes(model)
+    )
+    want = {key: x.shape for key, x in _pack(layout, model, flatten(zero))}
+    fixed = {key: make(model) for key, make in layout.tables.items()}
+    known = want | {key: table.shape for key, table in fixed.items()}
+    needed = [*want, *layout.written]
+    for key in needed:
+        if key not in source.shapes:
+            missing = sum(key not in source.shapes for key in needed)
+            raise ValueError(
+                f"{source.name} lacks {key!r}, which {layout.name} of depth "
+                f"{model.depth} has ({missing} of {len(needed)} tensors are missing)"
+            )
+    for key, shape in source.shapes.items():
+        if key not in known:
+            raise ValueError(
+                f"{source.name} has {key!r}, which is no part of {layout.name}"
+            )
+        if shape != known[key]:
+            raise ValueError(
+                f"{key!r} of {source.name} has shape {shape}, but in {layout.name} of "
+                f"this size it must have {known[key]}"
+            )
+    for key in fixed.keys() & source.shapes.keys():
+        stored = source.read(key)
+        room = 1e-5 if stored.dtype == np.float32 else 1e-2  # half precision rounds
+        off = float(np.abs(np.asarray(stored, np.float32) - fixed[key]).max())
+        if not off <= room:
+            raise ValueError(
+                f"{key!r} of {source.name} differs by {off:.3g} from the sin-cos "
+                "positions of a square grid, but only these are accepted"
+            )
