@@ -77,7 +77,9 @@ def describe(recipe: Recipe) -> Group:
         f"{prod(tokens.size) * model.channels} values each",
     )
     facts.add_row("forward", f"{per_image / 1e9:.3f} GFLOP per image (XLA's count)")
-    facts.add_row("training", f"{3 * per_image / 1e9:.3f} GFLOP per image (3 x forward)")
+    facts.add_row(
+        "training", f"{3 * per_image / 1e9:.3f} GFLOP per image (3 x forward)"
+    )
     facts.add_row(
         "sampling",
         f"{passes * per_image / 1e9:.3f} GFLOP per image "

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw images from a trained model to files: a grid, single PNGs or an .npz."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from jdit import solvers
+from jdit.data import to_uint8
+from jdit.guidance import CFG
+from jdit.pretrained import Pretrained, load
+from jdit.recipe import Sampling
+from jdit.sample import sample
+from jdit.typing import Params
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw images from a trained recipe, an exported folder or a shipped model."""
+
+    labels: tuple[str, ...] = ()
+    """Classes to draw, by number or by name; every class if not given."""
+    count: int = 1
+    """Images for each label."""
+    seed: int = 0
+    """Image i depends on the seed and on i alone."""
+    steps: int | None = None
+    """Steps of the solver; the recipe's if not given."""
+    solver: str | None = None
+    """A solver of jdit.solvers by its name, e.g. Heun; the recipe's if not given."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance (1 is none); the recipe's if not given."""
+    interval: tuple[float, float] | None = None
+    """Times between which guidance acts, of 0 (data) to 1 (noise)."""
+    batch: int = 64
+    """Images drawn at once."""
+    out: Path = Path("samples.png")
+    """A .png (one grid, a row a label), an .npz (x_0 and label), or a folder of PNGs."""
+    folder: Path | None = None
+    """The run of the recipe, where it is not runs/NAME."""
+
+
+def numbers(labels: tuple[str, ...], classes: int, names: tuple | None) -> np.ndarray:
+    """Class numbers, from numbers or names as a person types them."""
+    if not labels:
+        return np.arange(classes, dtype=np.int32)
+    found = []
+    for label in labels:
+        if names and label in names:
+            found.append(names.index(label))
+        elif label.lstrip("-").isdigit() and 0 <= int(label) < classes:
+            found.append(int(label))
+        else:
+            known = f" or one of {', '.join(map(str, names[:8]))}, ..." if names else ""
+            raise ValueError(
+                f"label {label!r} is out of range: this model knows 0 to "
+                f"{classes - 1}{known}"
+            )
+    return np.asarray(found, np.int32)
+
+
+def changed(sampling: Sampling, options: Sample) -> Sampling:
+    """The recipe's sampling with the command line's choices."""
+    if options.steps is not None:
+        sampling = replace(sampling, steps=options.steps)
+    if options.solver is not None:
+        known = {
+            name: part
+            for name in solvers.__all__
+            if hasattr(part := getattr(solvers, name), "evaluations")
+            and name != "Solver"
+        }
+        if options.solver not in known:
+            raise ValueError(
+                f"solver is {options.solver!r}, but it must be one of "
+                f"{', '.join(sorted(known))}"
+            )
+        sampling = replace(sampling, solver=known[options.solver]())
+    if options.guidance is not None:
+        old = sampling.guidance if isinstance(sampling.guidance, CFG) else CFG()
+        scale = options.guidance
+        guidance = None if scale == 1 else replace(old, scale=scale)
+        sampling = replace(sampling, guidance=guidance)
+    if options.interval is not None:
+        if not isinstance(sampling.guidance, CFG):
+            raise ValueError("interval needs guidance: give --guidance a scale above 1")
+        guidance = replace(sampling.guidance, interval=options.interval)
+        sampling = replace(sampling, guidance=guidance)
+    return sampling
+
+
+class Drawer:
+    """Draws any number of images by one compiled function of a fixed batch."""
+
+    def __init__(
+        self, model: Any, params: Params, process: Any, sampling: Sampling, batch: int
+    ) -> None:
+        self.params, self.batch = params, batch
+
+        def run(params: Params, key: jax.Array, labels: jax.Array, first: jax.Array):
+            return sample(
+                key,
+                model,
+                params,
+                {"label": labels},
+                process=process,
+                steps=sampling.steps,
+                solver=sampling.solver,
+                grid=sampling.grid,
+                guidance=sampling.guidance,
+                first=first,
+            )
+
+        self.run = jax.jit(run)
+
+    def __call__(self, seed: int, labels: np.ndarray) -> np.ndarray:
+        """float32 images for the labels; image i depends on (seed, i, label i)."""
+        key, images = jax.random.key(seed), []
+        for first in range(0, len(labels), self.batch):
+            part = np.asarray(labels[first : first + self.batch], np.int32)
+            padded = np.pad(part, (0, self.batch - len(part)), mode="edge")
+            x = self.run(self.params, key, jnp.asarray(padded), jnp.asarray(first))
+            images.append(np.asarray(x)[: len(part)])
+        return np.concatenate(images)
+
+
+def grid(images: np.ndarray, columns: int, pixels: int = 512) -> Image.Image:
+    """Images `b h w c` in [-1, 1] as one picture, whole-number enlarged."""
+    x = to_uint8(images)
+    rows = -(-len(x) // columns)
+    x = np.pad(
+        x, ((0, rows * columns - len(x)), (1, 1), (1, 1), (0, 0)), mode="constant"
+    )
+    _, h, w, c = x.shape
+    x = (
+        x.reshape(rows, columns, h, w, c)
+        .swapaxes(1, 2)
+        .reshape(rows * h, columns * w, c)
+    )
+    picture = Image.fromarray(x[..., 0] if c == 1 else x)
+    scale = max(1, pixels // max(picture.size))
+    size = (picture.width * scale, picture.height * scale)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def write(out: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Path:
+    """Write images as a grid, an .npz or single PNGs, whichever the path says."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        grid(images, columns).save(out)
+    elif out.suffix == ".npz":
+        np.savez(out, x_0=images, label=labels)
+    elif not out.suffix:
+        out.mkdir(exist_ok=True)
+        for i, (x, label) in enumerate(zip(to_uint8(images), labels, strict=True)):
+            picture = Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
+            picture.save(out / f"{i:05d}-{label}.png")
+    else:
+        raise ValueError(
+            f"out is {out}, but it must end in .png (a grid) or .npz, or be a folder"
+        )
+    return out
+
+
+def draw(name: str, options: Sample) -> Path:
+    """Draw what the options ask for; `name` is a recipe, a folder or a shipped model."""
+    if options.count < 1:
+        raise ValueError(f"count is {options.count}, but it must be at least 1")
+    loaded: Pretrained = load(options.folder or name)
+    classes = loaded.model.conditioning.classes
+    labels = numbers(options.labels, classes, loaded.classes)
+    labels = np.repeat(labels, options.count)
+    sampling = changed(loaded.sampling, options)
+    batch = min(options.batch, len(labels))
+    drawer = Drawer(loaded.model, loaded.params, loaded.process, sampling, batch)
+    images = drawer(options.seed, labels)
+    columns = options.count if options.count > 1 else min(len(labels), 10)
+    return write(options.out, images, labels, columns)
