@@ -40,7 +40,7 @@ class Sample:
     batch: int = 64
     """Images drawn at once."""
     out: Path = Path("samples.png")
-    """A .png (one grid, a row a label), an .npz (x_0 and label), or a folder of PNGs."""
+    """A .png (a grid, a row a label), an .npz (x_0 and label), or a folder of PNGs."""
     folder: Path | None = None
     """The run of the recipe, where it is not runs/NAME."""
 
@@ -168,7 +168,7 @@ def write(out: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Pa
 
 
 def draw(name: str, options: Sample) -> Path:
-    """Draw what the options ask for; `name` is a recipe, a folder or a shipped model."""
+    """Draw what is asked for; `name` is a recipe, a folder or a shipped model."""
     if options.count < 1:
         raise ValueError(f"count is {options.count}, but it must be at least 1")
     loaded: Pretrained = load(options.folder or name)
