@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The classifier of digits, and what the evaluation says of models that are known."""
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from jdit.data import ArraySource, Digits
+from jdit.evals import (
+    DigitsClassifier,
+    DigitsEvaluation,
+    FeatureEvaluation,
+    distance_of_halves,
+)
+
+TRAIN = Digits("train").source().columns
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The classifier is trained once, by the first test that loads it."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def copies(seed, labels):
+    """A model that has learnt its training set by heart."""
+    generator = np.random.default_rng(seed)
+    rows = [np.flatnonzero(TRAIN["label"] == label) for label in range(10)]
+    return TRAIN["x_0"][[generator.choice(rows[label]) for label in labels]]
+
+
+def test_the_classifier_reads_held_out_digits(folder):
+    reader = DigitsClassifier().load(folder)
+    test = Digits("test").source().columns
+    assert reader.accuracy >= 0.97
+    assert (reader.read(test["x_0"]) == test["label"]).mean() == reader.accuracy
+    assert reader(test["x_0"]).shape == (535, 32)
+    np.testing.assert_allclose(reader.probabilities(test["x_0"]).sum(1), 1, rtol=1e-5)
+
+
+def test_the_cache_is_read_and_broken_files_are_replaced(tmp_path):
+    quick = DigitsClassifier(steps=2, width=8)
+    trained = quick.load(tmp_path)
+    (weights,) = tmp_path.glob("*.safetensors")
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert card["classifier"]["steps"] == 2 and card["accuracy"] == trained.accuracy
+    before = weights.stat().st_mtime_ns
+    again = quick.load(tmp_path)
+    assert weights.stat().st_mtime_ns == before
+    x = TRAIN["x_0"][:5]
+    np.testing.assert_array_equal(again(x), trained(x))
+    replace(quick, seed=1).load(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    content = weights.read_bytes()
+    weights.write_bytes(content[:100])
+    np.testing.assert_array_equal(quick.load(tmp_path)(x), trained(x))
+    assert weights.read_bytes() == content  # trained anew, to the same weights
+
+
+def test_copies_of_the_training_set_are_near_the_real_halves(folder):
+    evaluation = DigitsEvaluation()
+    scores = evaluation(copies, folder)
+    assert scores["accuracy"] >= 0.99
+    assert 0.5 < scores["ratio"] < 2
+    assert scores["ratio_test_halves"] < scores["ratio"]
+    assert scores["ratio"] == scores["frechet"] / scores["frechet_real_halves"]
+    assert scores["frechet"] == pytest.approx(scores["frechet_train"], rel=0.3)
+    assert scores["coverage"] > 0.95 and 0.8 < scores["density"] < 1.3
+    assert scores["inception_score"] > 7
+    line = evaluation.line(scores)
+    assert "\n" not in line and f"{scores['ratio']:.2f}x two halves" in line
+
+
+def test_worse_models_score_worse(folder):
+    evaluation = DigitsEvaluation(samples=500)
+
+    def noisy(seed, labels):
+        noise = np.random.default_rng(seed).normal(size=(len(labels), 8, 8, 1))
+        return copies(seed, labels) + 0.4 * noise
+
+    def blind(seed, labels):
+        return copies(seed, np.random.default_rng(seed).permutation(labels))
+
+    def one(seed, labels):
+        return np.repeat(TRAIN["x_0"][:1], len(labels), 0)
+
+    good, bad = evaluation(copies, folder), evaluation(noisy, folder)
+    assert bad["frechet"] > 4 * good["frechet"]
+    assert bad["precision"] < good["precision"] and bad["density"] < good["density"]
+    mixed = evaluation(blind, folder)
+    assert mixed["accuracy"] < 0.2 and mixed["ratio"] < 2 * good["ratio"]
+    collapsed = evaluation(one, folder)
+    assert collapsed["recall"] < 0.05 and collapsed["ratio"] > 20
+    assert collapsed["inception_score"] == pytest.approx(1)
+
+
+def test_halves_are_disjoint_and_stratified():
+    """Features that say which class: equal halves of each class are at distance 0."""
+    labels = np.repeat(np.arange(3), 10)
+    assert distance_of_halves(np.eye(3)[labels], labels) < 1e-12
+    x = np.random.default_rng(0).normal(size=(4000, 4))
+    # the bias of the mean's part alone: tr(sigma) (1/n_a + 1/n_b)
+    distance = distance_of_halves(x, np.zeros(4000))
+    assert 4 * 2 / 2000 * 0.8 < distance < 4 * 2 / 2000 * 3
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    sample_shape = (8, 8, 1)
+    classes = None
+
+    def source(self):
+        return ArraySource("unlabelled", {"x_0": TRAIN["x_0"][:60]})
+
+
+@pytest.mark.parametrize("dataset", [Digits("test_a"), Unlabelled()])
+def test_any_data_set_in_any_features(dataset):
+    asked = []
+
+    def draw(seed, labels):
+        asked.append(labels)
+        return copies(seed, labels % 10)
+
+    def features(images):
+        return images[:, 2:4, 2:5, 0].reshape(len(images), -1)
+
+    evaluation = FeatureEvaluation(features, dataset, samples=130, batch=50)
+    scores = evaluation(draw)
+    assert np.isfinite(list(scores.values())).all()
+    assert [len(labels) for labels in asked] == [50, 50, 50]
+    if dataset.classes is None:  # each example's number, before any a third time
+        assert np.bincount(np.concatenate(asked)[:130]).min() == 2
+    assert "\n" not in evaluation.line(scores)
+    assert evaluation(draw) == scores
+
+
+def test_bad_draws_and_settings_are_refused(folder):
+    evaluation = DigitsEvaluation(samples=20, batch=10)
+    with pytest.raises(ValueError, match="draw gave 3 images for 10 labels"):
+        evaluation(lambda seed, labels: copies(seed, labels[:3]), folder)
+    with pytest.raises(ValueError, match="NaN"):
+        evaluation(lambda seed, labels: copies(seed, labels) * np.nan, folder)
+    with pytest.raises(ValueError, match="samples is 3"):
+        DigitsEvaluation(samples=3)
+    with pytest.raises(ValueError, match="batch is 0"):
+        FeatureEvaluation(copies, Digits(), batch=0)
