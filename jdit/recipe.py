@@ -101,6 +101,8 @@ class Training:
     """Steps between records of the metrics, which are averages over those steps."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step is always saved."""
+    start: str = ""
+    """A trained model to go on from (see `jdit.load`), or "" to start from scratch."""
     keep: int = 2
     """Latest checkpoints to keep, besides the one of the lowest loss."""
 
@@ -131,7 +133,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How samples are drawn after training, and how many are scored."""
+    """How samples are drawn after training."""
 
     solver: Part = Euler()
     """How the reverse process is integrated."""
@@ -143,15 +145,13 @@ class Sampling:
     """A wrapper of the denoiser, such as CFG, or None."""
     per_class: int = 8
     """Images per class in the sample grid."""
-    count: int = 2000
-    """Images drawn for the evaluation."""
     batch: int = 250
     """Images drawn at once."""
     seed: int = 0
     """Seed of the samples."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "per_class", "count", "batch"):
+        for name in ("steps", "per_class", "batch"):
             _at_least(self, name, 1, "sampling")
 
 

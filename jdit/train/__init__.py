@@ -2,6 +2,7 @@
 """Training: the state, the step, the loop, and its records."""
 
 from jdit.train.fit import Batches, Fit, NonFinite, batches_of, fit
+from jdit.train.report import report, trained
 from jdit.train.state import TrainState, init_state, learning_rate, make_step, optimizer
 
 __all__ = [
@@ -15,4 +16,6 @@ __all__ = [
     "learning_rate",
     "make_step",
     "optimizer",
+    "report",
+    "trained",
 ]

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from jdit.checkpoint import Checkpoints, describe
 from jdit.data import pipeline
+from jdit.pretrained import export
 from jdit.recipe import Recipe
 from jdit.train.log import Bar, Log, Record
 from jdit.train.state import Metrics, TrainState, init_state, make_step
@@ -76,6 +77,7 @@ def fit(
     """Train a recipe, writing into a folder:
 
         checkpoints/N/  metrics.jsonl  metrics.csv  tensorboard/  loss.png  recipe.py
+        export/
 
     resume: go on from the latest checkpoint, if there is one. The result is bitwise
         that of a run that was never stopped (same machine, same versions).
@@ -109,6 +111,7 @@ def fit(
                 state, done = run(state, bar)
         finally:
             log.close()
+    export(folder / "export", recipe, state.sampled(training), step=int(state.step))
     return Fit(state, folder, log.records[-1] if log.records else {}, done)
 
 

@@ -12,6 +12,7 @@ import optax
 from einops import rearrange
 
 from jdit.objectives import loss
+from jdit.pretrained import start_from
 from jdit.recipe import Recipe, Training
 from jdit.typing import Array, Float, Int, Key, Params
 
@@ -84,6 +85,8 @@ def init_state(recipe: Recipe) -> TrainState:
     key = jax.random.key(training.seed)
     init_key, objective_key, run_key = jax.random.split(key, 3)
     params = jax.jit(recipe.model.init)(init_key)
+    if training.start:
+        params = start_from(training.start, params)
     extra = recipe.objective.parameters(objective_key, recipe.model)
     if extra:
         params = {**params, "objective": extra}

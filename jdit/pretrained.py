@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trained models as two files, and how to get one by name.
+
+model.safetensors   the parameters, by their path: "blocks/attention/qkv/kernel"
+model.json          the parts: model, process, sampling, classes; data, not code
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import safetensors
+from safetensors.flax import load_file, save_file
+
+from jdit.checkpoint import differences, versions
+from jdit.objects import class_named, from_json, to_json
+from jdit.recipe import Recipe, Sampling
+from jdit.typing import Array, Params
+
+WEIGHTS, PARTS = "model.safetensors", "model.json"
+SHIPPED = Path(__file__).parent / "pretrained_weights"
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A trained model: `model, params = jdit.load("glyphs-64")`.
+
+    process, sampling: what it was trained with, and how the recipe samples it.
+    classes: the names of the labels, or None. about: name, step, versions.
+    """
+
+    model: Any
+    params: Params
+    process: Any
+    sampling: Sampling
+    classes: tuple[str, ...] | None
+    about: dict[str, Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.params))
+
+
+def export(
+    folder: str | Path,
+    recipe: Recipe,
+    params: Params,
+    *,
+    step: int | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> Path:
+    """Write parameters and parts to a folder that `load` reads.
+
+    dtype: of floating-point parameters in the file; `load` gives float32. What only
+    training needs ("objective") is left out. TypeError for parts that are not jdit's.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {dtype!r}, but it must be 'float32' or 'bfloat16'")
+    folder = Path(folder)
+    kept = {name: tree for name, tree in params.items() if name != "objective"}
+    arrays, nodes = dissect(kept)
+    classes = getattr(recipe.data, "classes", None)
+    parts = {
+        "name": recipe.name,
+        "step": step,
+        "model": to_json(recipe.model, where="model"),
+        "process": to_json(recipe.process, where="process"),
+        "sampling": to_json(recipe.sampling, where="sampling"),
+        "classes": None if classes is None else [str(name) for name in classes],
+        "nodes": nodes,
+        "versions": versions(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: _cast(x, dtype) for name, x in arrays.items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes 0o600
+    (folder / PARTS).write_text(json.dumps(parts, indent=1) + "\n", "utf-8")
+    return folder
+
+
+def load_export(folder: str | Path) -> Pretrained:
+    """The model that `export` wrote. Runs no code of the folder's.
+
+    FileNotFoundError when a file is missing; ValueError when one is damaged, or the
+    parameters are not the model's.
+    """
+    folder = Path(folder)
+    for name in (PARTS, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}: it is not an export")
+    try:
+        parts = json.loads((folder / PARTS).read_text("utf-8"))
+        model, process, sampling = (
+            from_json(parts[name]) for name in ("model", "process", "sampling")
+        )
+        nodes, classes = parts["nodes"], parts["classes"]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / PARTS} is damaged: {error!r}") from error
+    try:
+        arrays = load_file(folder / WEIGHTS)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
+    params = assemble({n: _cast(x, "float32") for n, x in arrays.items()}, nodes)
+    return Pretrained(
+        model,
+        params,
+        process,
+        sampling,
+        None if classes is None else tuple(classes),
+        {name: parts.get(name) for name in ("name", "step", "versions")},
+    )
+
+
+def load(name: str | Path) -> Pretrained:
+    """A trained model, by the name of a shipped one, a folder, or a run in runs/.
+
+    name: "glyphs-64"; the folder of an export or of a run; a recipe's name or file.
+    FileNotFoundError says what there is.
+    """
+    stem = Path(name).stem if str(name).endswith(".py") else Path(name).name
+    places = [Path(name), SHIPPED / name]
+    places += [RUNS / stem, RUNS / stem.replace("_", "-")]
+    for place in places:
+        for folder in (place, place / "export"):
+            if (folder / PARTS).is_file():
+                return load_export(folder)
+    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{PARTS}"))
+    raise FileNotFoundError(
+        f"there is no trained model {str(name)!r}: not a folder with an export, not a "
+        f"run in {RUNS}/, and not a shipped model ({', '.join(shipped) or 'none'})"
+    )
+
+
+def start_from(name: str, params: Params) -> Params:
+    """The parameters of a trained model, to go on from in place of `params`.
+
+    What `params` has and the model has not ("objective") stays. ValueError when they
+    are of another model.
+    """
+    found = {**params, **load(name).params}
+    shapes = [
+        {path: tuple(x.shape) for path, x in dissect(tree)[0].items()}
+        for tree in (params, found)
+    ]
+    other = differences(*shapes)
+    if other:
+        raise ValueError(f"{name} is of another model: {other}")
+    return found
+
+
+def dissect(params: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Arrays by path, and the array-like leaves that some of them make up.
+
+    The second is {path: {"class": "jdit.surgery...:LowRank", "static": {...}}}.
+    """
+    arrays: dict[str, Array] = {}
+    nodes: dict[str, Any] = {}
+
+    def visit(tree: Any, path: tuple[str, ...]) -> None:
+        name = "/".join(path)
+        if isinstance(tree, dict):
+            for key, child in tree.items():
+                visit(child, (*path, key))
+        elif dataclasses.is_dataclass(tree):
+            kind, static = type(tree), {}
+            for part in dataclasses.fields(tree):
+                value = getattr(tree, part.name)
+                if not part.metadata.get("pytree_node", True):
+                    static[part.name] = to_json(value, where=f"{name}.{part.name}")
+                elif value is not None:
+                    visit(value, (*path, part.name))
+            label = f"{kind.__module__}:{kind.__qualname__}"
+            class_named(label)
+            nodes[name] = {"class": label, "static": static}
+        elif hasattr(tree, "dtype"):
+            arrays[name] = tree
+        else:
+            raise TypeError(f"params has a {type(tree).__name__} at {name}")
+
+    visit(params, ())
+    return arrays, nodes
+
+
+def assemble(arrays: dict[str, Array], nodes: dict[str, Any]) -> Params:
+    """The tree that `dissect` took apart."""
+    root: Params = {}
+
+    def parent(path: list[str]) -> Params:
+        tree = root
+        for key in path[:-1]:
+            tree = tree.setdefault(key, {})
+        return tree
+
+    for name, array in arrays.items():
+        path = name.split("/")
+        parent(path)[path[-1]] = array
+    for name in sorted(nodes, key=lambda name: -name.count("/")):  # inner ones first
+        path, kind = name.split("/"), class_named(nodes[name]["class"])
+        static = {k: from_json(v) for k, v in nodes[name]["static"].items()}
+        fields = parent(path).get(path[-1], {})
+        missing = {f.name: None for f in dataclasses.fields(kind)}
+        parent(path)[path[-1]] = kind(**missing | fields | static)
+    return root
+
+
+def _cast(x: Array, dtype: str) -> Array:
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.asarray(x)

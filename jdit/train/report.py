@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""After training: a grid of samples, and scores."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jdit.checkpoint import Checkpoints
+from jdit.pretrained import WEIGHTS, load_export
+from jdit.recipe import Recipe
+from jdit.train.state import init_state
+from jdit.typing import Params
+
+
+def trained(recipe: Recipe, folder: str | Path) -> Params:
+    """The parameters to sample from: a run's export, or its latest checkpoint's."""
+    folder = Path(folder)
+    if (folder / "export" / WEIGHTS).is_file():
+        return load_export(folder / "export").params
+    if not (folder / "checkpoints").is_dir():
+        raise FileNotFoundError(f"there is no trained run in {folder}: train it first")
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        like = jax.eval_shape(lambda: init_state(recipe))
+        return checkpoints.restore(like).state.sampled(recipe.training)
+
+
+def report(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    params: Params | None = None,
+    console: Console | None = None,
+) -> dict[str, float]:
+    """Draw samples.png, a row per class, and score the recipe's evaluation.
+
+    params: those of the folder's run, if not given. Writes scores.json, prints one line
+    and returns the scores; {} when the recipe has no evaluation.
+    """
+    from jdit.draw import Drawer, grid
+
+    folder, console = Path(folder), console or Console()
+    params = trained(recipe, folder) if params is None else params
+    sampling, model = recipe.sampling, recipe.model
+    classes = getattr(model.conditioning, "classes", 1)
+    labels = np.repeat(np.arange(classes, dtype=np.int32), sampling.per_class)
+
+    def drawer(batch: int) -> Any:
+        return Drawer(model, params, recipe.process, sampling, batch)
+
+    images = drawer(min(sampling.batch, len(labels)))(sampling.seed, labels)
+    grid(images, sampling.per_class).save(folder / "samples.png")
+    _say(console, f"{recipe.name}: samples in {folder / 'samples.png'}")
+    if recipe.evaluation is None:
+        return {}
+    scores = recipe.evaluation(drawer(sampling.batch))
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
+    line = getattr(recipe.evaluation, "line", str)
+    _say(console, f"{recipe.name}: {line(scores)}")
+    return scores
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
