@@ -27,6 +27,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """A data set is its own configuration: a frozen dataclass that can be opened.
 
@@ -46,7 +47,8 @@ class Dataset(Protocol):
 class ArraySource:
     """Examples that are rows of arrays in memory or memory-mapped.
 
-    name: what `repr` shows, beside the shapes and a checksum of the first rows.
+    name: what `repr` shows, beside shapes and checksums (of all rows up to 256 MiB, of
+        64 rows beyond).
     """
 
     def __init__(self, name: str, columns: Mapping[str, NDArray[Any]]):
@@ -71,10 +73,16 @@ class ArraySource:
 
     def __repr__(self) -> str:
         parts = (
-            f"{key}={value.dtype.str}{list(value.shape)}#{checksum(value[:64]):08x}"
+            f"{key}={value.dtype}{list(value.shape)}#{checksum(_some(value)):08x}"
             for key, value in self.columns.items()
         )
         return f"{self.name}[{', '.join(parts)}]"
+
+
+def _some(value: NDArray[Any]) -> NDArray[Any]:
+    if value.nbytes <= 1 << 28:
+        return value
+    return value[np.linspace(0, len(value) - 1, 64).astype(int)]
 
 
 def checksum(value: NDArray[Any] | Sequence[str]) -> int:
@@ -120,3 +128,13 @@ def keys(seed: int, *counters: Any) -> NDArray[np.uint64]:
 def uniforms(key: NDArray[np.uint64]) -> NDArray[np.float64]:
     """The keys as numbers in [0, 1), 53 bits each."""
     return (key >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def normals(key: NDArray[np.uint64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Standard normal numbers for each key, `b *shape`, by Box and Muller."""
+    count = int(np.prod(shape))
+    counter = np.arange(2 * count, dtype=np.uint64) + np.uint64(1)
+    u = uniforms(_mix(key[:, None] + counter * np.uint64(0x9E3779B97F4A7C15)))
+    radius = np.sqrt(-2 * np.log1p(-u[:, :count]))
+    value = radius * np.cos(2 * np.pi * u[:, count:])
+    return value.astype(np.float32).reshape(len(key), *shape)

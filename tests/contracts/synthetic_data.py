@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small data in foreign formats: a font of coloured bitmaps, and a TFDS data set."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+GRIN, CAT, WAVE, APPLE, DARK = 0x1F600, 0x1F431, 0x1F44B, 0x1F34E, 0x1F3FF
+F, M, R = 0x1F1EB, 0x1F1F2, 0x1F1F7
+
+FONT: dict[str, list[tuple[int, ...]]] = {
+    "grin": [(GRIN,)],
+    "cat": [(CAT,)],
+    "wave": [(WAVE,)],
+    "dark": [(DARK,)],
+    "wave.dark": [(WAVE, DARK)],
+    "flag": [(M, F), (F, R)],  # Saint Martin flies the flag of France
+    "apple": [(APPLE,)],
+    "one": [(ord("1"),)],  # no emoji by itself
+    "lost": [],
+}
+"""Glyph name -> the sequences of code points that show it."""
+
+
+def colour(index: int) -> tuple[int, int, int, int]:
+    """What the index-th glyph of the font is filled with."""
+    return (25 * index, 255 - 20 * index, 40, 255)
+
+
+def png(index: int) -> bytes:
+    """10 x 6, transparent but for a filled middle 6 x 6."""
+    image = Image.new("RGBA", (10, 6))
+    image.paste(colour(index), (2, 0, 8, 6))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def emoji_font(folder: Path) -> Path:
+    """Write a font with tables cmap, GSUB (ligatures), CBLC and CBDT (format 17)."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.ttLib import newTable
+    from fontTools.ttLib.tables import C_B_D_T_, E_B_L_C_, BitmapGlyphMetrics
+
+    points = {q[0] for sequences in FONT.values() for q in sequences if len(q) == 1}
+    letters = {f"letter.{c:X}": c for c in (F, M, R)}
+    cmap = {q[0]: n for n, qs in FONT.items() for q in qs if len(q) == 1}
+    cmap |= {c: n for n, c in letters.items()}
+    assert len(cmap) == len(points) + len(letters)
+    names = [".notdef", *FONT, *letters]
+    builder = FontBuilder(2048, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap(cmap)
+    builder.setupHorizontalMetrics({name: (2048, 0) for name in names})
+    builder.setupHorizontalHeader(ascent=1900, descent=-500)
+    builder.setupPost()
+    rules = "".join(
+        f"sub {' '.join(cmap[c] for c in q)} by {name};\n"
+        for name, sequences in FONT.items()
+        for q in sequences
+        if len(q) > 1
+    )
+    builder.addOpenTypeFeatures(f"feature ccmp {{\n{rules}}} ccmp;")
+
+    locations = builder.font["CBLC"] = newTable("CBLC")
+    bitmaps = builder.font["CBDT"] = newTable("CBDT")
+    locations.version = bitmaps.version = 3.0
+    data = {}
+    for index, name in enumerate(FONT):
+        glyph = C_B_D_T_.cbdt_bitmap_format_17(b"", builder.font)
+        glyph.metrics = BitmapGlyphMetrics.SmallGlyphMetrics()
+        glyph.metrics.height, glyph.metrics.width = 6, 10
+        glyph.metrics.BearingX = glyph.metrics.BearingY = 0
+        glyph.metrics.Advance = 10
+        glyph.imageData = png(index)
+        data[name] = glyph
+    bitmaps.strikeData = [data]
+    strike = E_B_L_C_.Strike()
+    size = strike.bitmapSizeTable
+    size.colorRef = size.flags = 0
+    size.ppemX = size.ppemY = 10
+    size.bitDepth = 32
+    for name in ("hori", "vert"):
+        line = E_B_L_C_.SbitLineMetrics()
+        for field in (
+            "ascender descender widthMax caretSlopeNumerator caretSlopeDenominator "
+            "caretOffset minOriginSB minAdvanceSB maxBeforeBL minAfterBL pad1 pad2"
+        ).split():
+            setattr(line, field, 0)
+        setattr(size, name, line)
+    table = E_B_L_C_.eblc_index_sub_table_1(b"", builder.font)
+    table.indexFormat, table.imageFormat, table.names = 1, 17, list(FONT)
+    strike.indexSubTables = [table]
+    locations.strikes = [strike]
+    path = folder / "emoji.ttf"
+    builder.save(path)
+    return path
+
+
+def numbered_tfds(folder: Path) -> Path:
+    """Prepare a TFDS data set of 12 images as array_record; returns its folder."""
+    import numbered
+
+    builder = numbered.Numbered(data_dir=os.fspath(folder), file_format="array_record")
+    builder.download_and_prepare(download_config=numbered.offline())
+    return Path(builder.data_dir)
+
+
+def numbered_image(index: int) -> np.ndarray:
+    """The index-th image of `numbered_tfds`."""
+    return np.full((6, 5, 3), (10 * index, 100, 255 - index), np.uint8)
