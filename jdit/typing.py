@@ -13,9 +13,12 @@
 
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+import jaxtyping
+from jaxtyping import Array, Bool, Float, Int
 
-Key = PRNGKeyArray
+Key = jaxtyping.Key[Array, "..."]
+"""A key made by `jax.random.key`, or an array of such keys."""
+
 Params = dict[str, Any]
 """A tree of parameters. A leaf is an array or an array-like (`jdit.linear`)."""
 
