@@ -114,7 +114,8 @@ class DigitsClassifier:
         x, labels = jnp.asarray(data["x_0"]), jnp.asarray(data["label"])
         network = _Network(self.width)
         key = jax.random.key(self.seed)
-        params = network.init(jax.random.fold_in(key, self.steps), x[:1])["params"]
+        start = jax.random.fold_in(key, self.steps)
+        params = jax.jit(network.init)(start, x[:1])["params"]
         schedule = optax.cosine_decay_schedule(self.learning_rate, self.steps)
         optimizer = optax.adamw(schedule, weight_decay=1e-2)
 
@@ -131,7 +132,7 @@ class DigitsClassifier:
             update, state = optimizer.update(gradient, state, params)
             return optax.apply_updates(params, update), state
 
-        state = optimizer.init(params)
+        state = jax.jit(optimizer.init)(params)
         for index in range(self.steps):
             params, state = step(params, state, jnp.int32(index))
         reader = DigitReader(self.width, params)

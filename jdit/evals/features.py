@@ -11,7 +11,7 @@ from jaxtyping import Float
 from jdit.data import to_float
 from jdit.evals.kernel import squared_mmd
 from jdit.evals.manifold import density_coverage, precision_recall
-from jdit.evals.statistics import Statistics, checked, frechet_distance
+from jdit.evals.statistics import Points, Statistics, checked, frechet_distance
 
 Images = np.ndarray | Iterable[np.ndarray]
 """An array `n h w c`, or a stream of such batches: float in [-1, 1], or uint8."""
@@ -75,9 +75,7 @@ class Reference:
         return cls(Statistics.of(values), values)
 
 
-def compare(
-    real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"]
-) -> dict[str, float]:
+def compare(real: Points, fake: Points) -> dict[str, float]:
     """The scores that need the features themselves.
 
     kid: `squared_mmd` over all features; precision, recall: k = 3; density, coverage:

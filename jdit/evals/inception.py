@@ -2,15 +2,12 @@
 """The Inception score's formula, for the class probabilities of any classifier."""
 
 import numpy as np
-from jaxtyping import Float
 from scipy.special import xlogy
 
-from jdit.evals.statistics import checked
+from jdit.evals.statistics import Points, checked
 
 
-def inception_score(
-    probabilities: Float[np.ndarray, "n k"], splits: int = 10
-) -> tuple[float, float]:
+def inception_score(probabilities: Points, splits: int = 10) -> tuple[float, float]:
     """Mean and deviation over splits of `exp(mean KL(p(y|x) || p(y)))`.
 
     Between 1 (every image read alike) and the number of classes (each read surely, all

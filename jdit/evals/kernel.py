@@ -2,16 +2,13 @@
 """The kernel (inception) distance: an unbiased squared MMD with a cubic kernel."""
 
 import numpy as np
-from jaxtyping import Float
 
-from jdit.evals.statistics import checked
+from jdit.evals.statistics import Points, checked
 
 _BLOCK = 1 << 24  # entries of the largest block of a pairwise matrix: 128 MiB
 
 
-def pair(
-    a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], names: tuple[str, str]
-) -> tuple[np.ndarray, np.ndarray]:
+def pair(a: Points, b: Points, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
     """Both arrays checked, and of one dimension. Raises ValueError."""
     a, b = checked(a, names[0]), checked(b, names[1])
     if a.shape[1] != b.shape[1]:
@@ -41,7 +38,7 @@ def _diagonal(a: np.ndarray) -> float:
     return float(((np.square(a).sum(1) / a.shape[1] + 1) ** 3).sum())
 
 
-def squared_mmd(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
+def squared_mmd(a: Points, b: Points) -> float:
     """KID over all features: deterministic, unbiased, for sets of any two sizes.
 
     `sum_{i != j} k(a_i, a_j) / n(n-1) + sum_{i != j} k(b_i, b_j) / m(m-1)
@@ -62,8 +59,8 @@ def squared_mmd(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> flo
 
 
 def kernel_distance(
-    a: Float[np.ndarray, "n d"],
-    b: Float[np.ndarray, "m d"],
+    a: Points,
+    b: Points,
     *,
     subsets: int = 100,
     size: int = 1000,

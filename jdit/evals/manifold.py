@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jdit.evals.kernel import pair, rows
+from jdit.evals.statistics import Points
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, "n m"]:
@@ -50,9 +51,7 @@ def _within(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> Bool:
     )
 
 
-def precision_recall(
-    real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"], k: int = 3
-) -> tuple[float, float]:
+def precision_recall(real: Points, fake: Points, k: int = 3) -> tuple[float, float]:
     """Improved precision and recall, each in [0, 1].
 
     A manifold is the union of closed balls around its features that reach the k-th
@@ -69,9 +68,7 @@ def precision_recall(
     return float(precision), float(recall)
 
 
-def density_coverage(
-    real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"], k: int = 5
-) -> tuple[float, float]:
+def density_coverage(real: Points, fake: Points, k: int = 5) -> tuple[float, float]:
     """Density (about 1 for equal distributions, may exceed 1) and coverage in [0, 1].
 
     With an open ball around each real feature that reaches its k-th nearest other

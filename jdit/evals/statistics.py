@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+Points = np.ndarray
+"""Features `n d`. The functions that take them check them, and say what is wrong."""
+
 
 def checked(features: object, name: str = "features") -> np.ndarray:
     """Features as a finite float64 array `n d`, or one sentence why they are not.
@@ -45,7 +48,7 @@ class Statistics:
     count: int | None = 0
 
     @classmethod
-    def of(cls, features: Float[np.ndarray, "n d"]) -> "Statistics":
+    def of(cls, features: Points) -> "Statistics":
         """The statistics of one array. Raises ValueError for NaN or another shape."""
         array = checked(features)
         if not len(array):
@@ -57,7 +60,7 @@ class Statistics:
         centred -= shift
         return cls(mu + shift, centred.T @ centred / max(len(array) - 1, 1), len(array))
 
-    def update(self, features: Float[np.ndarray, "n d"]) -> "Statistics":
+    def update(self, features: Points) -> "Statistics":
         """These statistics with more features added."""
         return self.merge(Statistics.of(features))
 
