@@ -58,8 +58,8 @@ def frequencies(
     shift 0 the last is not reached, with shift 1 it is. An odd `dim` ends with a zero.
     """
     half = dim // 2
-    exponent = jnp.arange(half, dtype=jnp.float32) / (half - shift)
-    rate = jnp.exp(-jnp.log(max_period) * exponent)
+    exponent = -jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32)
+    rate = jnp.exp(exponent / (half - shift))  # in the published order of rounding
     angles = value.astype(jnp.float32)[:, None] * rate
     table = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
     return jnp.pad(table, ((0, 0), (0, dim % 2)))

@@ -72,17 +72,23 @@ _LEGACY: dict[str, Any] = dict(
 _IGNORED = ("norm_num_groups", "_class_name", "_diffusers_version", "_name_or_path")
 _CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
 _WEIGHTS = "diffusion_pytorch_model"
+_INDEX = ".safetensors.index.json"
 
 _BETAS = dict(linear=DDPMLinear, scaled_linear=DDPMScaledLinear)
 _TARGETS: dict[str, Target] = dict(epsilon="noise", sample="x_0", v_prediction="v")
-_SOLVER = (
-    *("algorithm_type", "clip_sample", "clip_sample_range", "disable_corrector"),
-    *("dynamic_thresholding_ratio", "euler_at_final", "final_sigmas_type"),
-    *("lambda_min_clipped", "lower_order_final", "predict_x0", "sample_max_value"),
-    *("set_alpha_to_one", "skip_prk_steps", "solver_order", "solver_p", "solver_type"),
-    *("steps_offset", "thresholding", "timestep_spacing", "variance_type"),
-    *("_class_name", "_diffusers_version", "_name_or_path"),
+_SOLVER = frozenset(
+    """
+    _class_name _diffusers_version _name_or_path _use_default_values
+    algorithm_type clip_sample clip_sample_range disable_corrector
+    dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift
+    interpolation_type lambda_min_clipped lower_order_final predict_x0
+    sample_max_value set_alpha_to_one sigma_max sigma_min skip_prk_steps solver_order
+    solver_p solver_type steps_offset thresholding time_shift_type timestep_spacing
+    timestep_type use_beta_sigmas use_exponential_sigmas use_karras_sigmas
+    use_lu_lambdas variance_type
+    """.split()
 )
+"""Fields of a scheduler's config that say how it samples, not what was trained."""
 
 
 def from_diffusers(folder: str | Path) -> tuple[DiT, Params]:
@@ -134,6 +140,11 @@ def to_diffusers(
             f"model.conditioning is {model.conditioning}, but {LAYOUT.name} always "
             "has a null class"
         )
+    folder = Path(folder)
+    if (folder / f"{_WEIGHTS}{_INDEX}").exists():
+        raise ValueError(
+            f"{folder} holds a sharded model already: save to another folder"
+        )
     tensors = pack(LAYOUT, model, params)
     config = dict(
         _class_name="DiTTransformer2DModel",
@@ -150,7 +161,6 @@ def to_diffusers(
         norm_num_groups=32,
         **_FIXED,
     )
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / f"{_WEIGHTS}.safetensors", tensors, dtype)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
@@ -237,10 +247,13 @@ def _model(path: Path) -> DiT:
 
 
 def _weights(folder: Path) -> Source:
-    ends = (".safetensors", ".safetensors.index.json", ".bin")
-    for end in ends:
-        if (folder / f"{_WEIGHTS}{end}").is_file():
-            return open_tensors(folder / f"{_WEIGHTS}{end}")
-    raise FileNotFoundError(
-        f"{folder} has none of {', '.join(_WEIGHTS + end for end in ends)}"
-    )
+    names = [_WEIGHTS + end for end in (".safetensors", _INDEX, ".bin")]
+    found = [name for name in names if (folder / name).is_file()]
+    if not found:
+        raise FileNotFoundError(f"{folder} has none of {', '.join(names)}")
+    if found[:2] == names[:2]:
+        raise ValueError(
+            f"{folder} holds both {names[0]} and {names[1]}, so it is not clear which "
+            "weights are meant: remove the stale ones"
+        )
+    return open_tensors(folder / found[0])
