@@ -28,7 +28,7 @@ class TFDS:
     Images keep their channels: 1 or 3, and 4 become 3 on white.
 
     Raises FileNotFoundError if the data are not there, ValueError for features that
-    are not there or do not fit.
+    or a split that are not there or do not fit.
     """
 
     name: str
@@ -93,7 +93,12 @@ class TFDS:
         shape = self.sample_shape
         try:
             data = self._builder.as_data_source(split=self.split)
-        except (AssertionError, FileNotFoundError) as error:
+        except (AssertionError, FileNotFoundError, KeyError, ValueError) as error:
+            splits = sorted(self._builder.info.splits)
+            if splits:
+                raise ValueError(
+                    f"split is {self.split!r}, but {self.name!r} has {splits}"
+                ) from error
             raise FileNotFoundError(
                 f"{self.name!r} is not prepared in {self._builder.data_dir!r}; pass "
                 "download=True, or prepare it with file_format='array_record'"
