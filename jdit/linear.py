@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdit.typing import Array, Float
+from jdit.typing import Array, Float, Params
 
 Init = Callable[..., Any]
 
@@ -37,6 +37,11 @@ def leaf(module: nn.Module, name: str, init: Init, shape: tuple[int, ...]) -> An
     if module.has_variable("params", name):
         return module.get_variable("params", name)
     return module.param(name, init, shape, jnp.float32)
+
+
+def call(module: nn.Module, params: Params, *args: Any) -> Any:
+    """A Flax leaf as a pure function of its parameters."""
+    return module.apply({"params": params}, *args)
 
 
 class Linear(nn.Module):

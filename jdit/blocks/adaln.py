@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jdit.attention import SelfAttention
-from jdit.linear import Linear, Mlp, zeros
+from jdit.linear import Linear, Mlp, call, zeros
 from jdit.norms import layer_norm, modulate
 from jdit.stack import Context
 from jdit.typing import Array, Float, Key, Params
@@ -63,12 +63,12 @@ class AdaLNZero:
         self, name: str, params: Params, x: Float[Array, "b n d"], context: Context
     ) -> Float[Array, "b n d"]:
         vector = nn.silu(context.vector)
-        modulation = self._modulation.apply({"params": params["modulation"]}, vector)
+        modulation = call(self._modulation, params["modulation"], vector)
         shift, scale = jnp.split(modulation, 2, -1)
         eps = self.eps[self.branches.index(name)]
         x = modulate(layer_norm(x, eps), shift, scale)
         args = (context.rotary,) if name == "attention" else ()
-        return self._module(name).apply({"params": params}, x, *args)
+        return call(self._module(name), params, x, *args)
 
     def merge(
         self,
@@ -79,7 +79,7 @@ class AdaLNZero:
         context: Context,
     ) -> Float[Array, "b n d"]:
         vector = nn.silu(context.vector)
-        gate = self._gate.apply({"params": params["gate"]}, vector)
+        gate = call(self._gate, params["gate"], vector)
         return x + gate[:, None] * output.astype(x.dtype)
 
 
@@ -88,7 +88,7 @@ def final_layer(
 ) -> Float[Array, "b n e"]:
     """DiT's read-out: modulated layer norm, then a linear layer that starts at zero."""
     dim = x.shape[-1]
-    modulation = Linear(2 * dim).apply({"params": params["modulation"]}, nn.silu(vector))
+    modulation = call(Linear(2 * dim), params["modulation"], nn.silu(vector))
     shift, scale = jnp.split(modulation, 2, -1)
     x = modulate(layer_norm(x), shift, scale)
-    return Linear(features).apply({"params": params["linear"]}, x)
+    return call(Linear(features), params["linear"], x)

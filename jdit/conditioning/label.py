@@ -2,11 +2,13 @@
 """Class labels, with a null class for classifier-free guidance."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jdit.typing import Array, Conditions, Float, Int, Key, Params
+from jdit.typing import Conditions, Float, Int, Key, Params
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,17 @@ class Labels:
         dropped = jax.random.bernoulli(key, self.dropout, label.shape)
         return {**conditions, "label": jnp.where(dropped, self.classes, label)}
 
-    def check(self, label: Array) -> None:
-        """Raise ValueError for a label the model does not know (host arrays only)."""
-        low, high = int(jnp.min(label)), int(jnp.max(label))
+    def check(self, label: Any) -> None:
+        """Raise ValueError for a label the model does not know.
+
+        `label` must be known on the host. Eager calls and the tracing of constants
+        are checked by themselves; a label that is an argument of a jitted function
+        cannot be, so entry points check it before they call one.
+        """
+        label = np.asarray(label)
+        if not np.issubdtype(label.dtype, np.integer):
+            raise ValueError(f"label has dtype {label.dtype}, but it must be integer")
+        low, high = int(label.min(initial=0)), int(label.max(initial=0))
         last = self.classes - (self.dropout == 0)
         if low < 0 or high > last:
             raise ValueError(
@@ -63,4 +73,8 @@ class Labels:
                 f"conditions has {sorted(conditions) or 'no entries'}, but this model "
                 "needs 'label': an integer array with one label per image"
             )
-        return conditions["label"]
+        label = conditions["label"]
+        here = getattr(label, "is_fully_addressable", True)  # not on another host
+        if here and not isinstance(label, jax.core.Tracer):
+            self.check(label)
+        return label

@@ -11,7 +11,7 @@ from jdit import stack
 from jdit.blocks import AdaLNZero, final_layer
 from jdit.conditioning import Labels, LinearClock, Sinusoids, TimeEmbedding
 from jdit.conditioning.time import Clock
-from jdit.linear import Linear, xavier, zeros
+from jdit.linear import Linear, call, xavier, zeros
 from jdit.stack import Context, Policy, Remat
 from jdit.tokens import Patches, rotary_table, sincos
 from jdit.typing import Array, Conditions, Float, Int, Key, Memory, Params, Stream
@@ -119,10 +119,10 @@ class DiT:
         if self.conditioning is not None:
             params["label"] = self.conditioning.init(keys[2], self.dim)
         params["blocks"] = stack.stack_init(self.block, keys[3], self.depth)
-        zero = lambda features: Linear(features, kernel_init=zeros).init(key, vector)
+        features = {"modulation": 2 * self.dim, "linear": self.features}
         params["final"] = {
-            "modulation": zero(2 * self.dim)["params"],
-            "linear": zero(self.features)["params"],
+            name: Linear(size, kernel_init=zeros).init(key, vector)["params"]
+            for name, size in features.items()
         }
         return params
 
@@ -137,7 +137,7 @@ class DiT:
         self._check(x_t, time)
         dtype = jnp.dtype(self.dtype)
         x = self.tokens.patchify(x_t.astype(dtype))
-        x = Linear(self.dim).apply({"params": params["patch"]}, x)
+        x = call(Linear(self.dim), params["patch"], x)
         coordinates = self.position_scale * self.tokens.coordinates()
         rotary = None
         if self.positions == "sincos":
@@ -147,8 +147,7 @@ class DiT:
             rest = self.dim // self.heads - share * (len(self.grid) - 1)
             rotary = rotary_table(coordinates, (rest, *[share] * (len(self.grid) - 1)))
         value = self.clock(jnp.asarray(time, jnp.float32))
-        embedding = TimeEmbedding(self.dim, self.basis)
-        vector = embedding.apply({"params": params["time"]}, value)
+        vector = call(TimeEmbedding(self.dim, self.basis), params["time"], value)
         if self.conditioning is not None:
             vector = vector + self.conditioning.apply(params["label"], conditions)
         return x, Context(vector.astype(dtype), rotary)
@@ -198,16 +197,41 @@ class DiT:
         stream, context = jax.eval_shape(self.embed, params, x_t, time, conditions)
         return stack.init_memory(self.block, params["blocks"], stream, context, policy)
 
+    def init_policy(
+        self,
+        key: Key,
+        params: Params,
+        policy: Policy,
+        conditions: Conditions | None = None,
+    ) -> Params:
+        """The same parameters with those of a learned policy, under "policy".
+
+        conditions: one image's, if the model is told more than a label.
+        """
+        if conditions is None:
+            conditions = {"label": jax.ShapeDtypeStruct((1,), jnp.int32)}
+        x_t = jax.ShapeDtypeStruct((1, *self.sample_shape), jnp.float32)
+        time = jax.ShapeDtypeStruct((1,), jnp.float32)
+        stream, context = jax.eval_shape(self.embed, params, x_t, time, conditions)
+        learned = stack.init_policy(
+            self.block, key, params["blocks"], stream, context, policy
+        )
+        return {**params, "policy": learned}
+
     def null(self, conditions: Conditions) -> Conditions:
         """The conditions of the unconditional prediction."""
-        return conditions if self.conditioning is None else self.conditioning.null(
+        return (
             conditions
+            if self.conditioning is None
+            else self.conditioning.null(conditions)
         )
 
     def drop(self, key: Key, conditions: Conditions) -> Conditions:
         """Conditions with some dropped to null, for training."""
-        return conditions if self.conditioning is None else self.conditioning.drop(
-            key, conditions
+        return (
+            conditions
+            if self.conditioning is None
+            else self.conditioning.drop(key, conditions)
         )
 
     def _check(self, x_t: Array, time: Array) -> None:
@@ -242,4 +266,6 @@ def sit(size: str = "S", patch: int = 2, **changes: Any) -> DiT:
     The published weights carry twice the channels and ignore the second half;
     `jdit.interop.load_sit` keeps it, as a variance that no flow solver reads.
     """
-    return dit(size, patch, **dict(out_channels=None, clock=LinearClock(-1.0, 1.0)) | changes)
+    return dit(
+        size, patch, **dict(out_channels=None, clock=LinearClock(-1.0, 1.0)) | changes
+    )

@@ -57,8 +57,9 @@ class Patches:
     @property
     def size(self) -> tuple[int, ...]:
         """The patch, one number per axis."""
-        one = isinstance(self.patch, int)
-        return (self.patch,) * len(self.grid) if one else tuple(self.patch)
+        if isinstance(self.patch, int):
+            return (self.patch,) * len(self.grid)
+        return tuple(self.patch)
 
     @property
     def shape(self) -> tuple[int, ...]:
