@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdit.typing import Conditions, Float, Int, Key, Params
+from jdit.typing import Array, Conditions, Float, Int, Key, Params
 
 
 @dataclass(frozen=True)
