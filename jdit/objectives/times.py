@@ -123,7 +123,7 @@ class LogNormalSigma:
 
 @dataclass(frozen=True)
 class Shifted:
-    """Another distribution's times, moved towards noise (Esser et al., 2024, sec. 5.3.2).
+    """Another distribution's times, moved towards noise (Esser et al., 2024, 5.3.2).
 
     `shift t / (1 + (shift - 1) t)`: on rectified flow, noise levels are multiplied by
     `shift`. It is `resolution_shift(...)` when the resolution changes; SD3 uses 3.

@@ -60,7 +60,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class GVP:
-    """`x_t = cos(pi t / 2) x_0 + sin(pi t / 2) noise` (SiT, Ma et al., 2024, eq. 21).
+    """`x_t = cos(pi t / 2) x_0 + sin(pi t / 2) noise` (SiT, Ma et al., 2024).
 
     The cosine is computed as `sin(pi (1 - t) / 2)`, so that alpha(1) is 0 exactly.
     """

@@ -129,7 +129,7 @@ def gaussian_kl(
     """
     gap = log_variance - other_log_variance
     scaled = jnp.square(mean_gap) * jnp.exp(-other_log_variance)
-    return (jnp.exp(gap) - 1 - gap + scaled) / 2
+    return (jnp.expm1(gap) - gap + scaled) / 2
 
 
 def pixel_nll(
