@@ -70,7 +70,9 @@ def test_time_1_is_the_prior(path):
 
 @each_path
 def test_derivatives_are_those_of_the_coefficients(path):
-    pair = lambda time: path(time)[:2]
+    def pair(time):
+        return path(time)[:2]
+
     _, (d_alpha, d_sigma) = jax.jvp(pair, (INNER,), (jnp.ones_like(INNER),))
     at = path(INNER)
     near(at.d_alpha, d_alpha)

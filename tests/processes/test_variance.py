@@ -55,7 +55,10 @@ def test_variances_lie_where_they_say():
     small, large = (v(q, Prediction(x, x)) for v in (FixedSmall(), FixedLarge()))
     np.testing.assert_array_equal(small, q.log_variance_small)
     assert large[0] == q.log_variance_small[0] and large[1] == q.log_beta_large[1]
-    learned = lambda v: LearnedRange()(q, Prediction(x, x, jnp.full(2, v)))
+
+    def learned(v):
+        return LearnedRange()(q, Prediction(x, x, jnp.full(2, v)))
+
     np.testing.assert_allclose(learned(-1.0), q.log_variance_small, rtol=1e-6)
     np.testing.assert_allclose(learned(1.0), q.log_beta_large, rtol=1e-6)
     middle = (q.log_variance_small + q.log_beta_large) / 2
@@ -86,7 +89,10 @@ def test_the_masses_of_all_pixels_add_to_one_and_are_nearly_normal(mean, scale):
 
 def test_pixels_far_from_the_mean_have_finite_gradients():
     x = jnp.array([-1.0, -0.5, 0.0, 0.5, 1.0])
-    loss = lambda mean, log: pixel_nll(x, mean, log).sum()
+
+    def loss(mean, log):
+        return pixel_nll(x, mean, log).sum()
+
     for mean in (-5.0, 0.0, 5.0):
         for log in (-9.0, 0.0, 3.0):
             for leaf in jax.grad(loss, (0, 1))(mean, log):
@@ -111,7 +117,10 @@ def expected_bits(path, x_0, noise, output, index):
         gap = data * x_0 + state * x_t - mean
         nats = log - small + np.exp(small - log) - 1 + gap**2 * np.exp(-log)
         return x_t, nats.mean() / 2 / np.log(2)
-    phi = lambda z: (1 + np.tanh((2 / np.pi) ** 0.5 * (z + 0.044715 * z**3))) / 2
+
+    def phi(z):
+        return (1 + np.tanh((2 / np.pi) ** 0.5 * (z + 0.044715 * z**3))) / 2
+
     scale = np.exp(log / 2)
     upper = np.where(x_0 > 0.999, 1, phi((x_0 + 1 / 255 - mean) / scale))
     lower = np.where(x_0 < -0.999, 0, phi((x_0 - 1 / 255 - mean) / scale))
