@@ -11,6 +11,7 @@ from typing import Any
 
 import tyro
 
+from jdit.allocation import keep_freed_memory
 from jdit.recipe import Recipe, load_recipe
 
 USAGE = """usage: jdit COMMAND RECIPE [--field value ...]
@@ -118,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not rest or rest[0] in ("-h", "--help"):
         print(USAGE)
         return
+    keep_freed_memory()
     try:
         COMMANDS[command](rest[0], rest[1:])
     except (ValueError, TypeError, OSError, ImportError) as error:
