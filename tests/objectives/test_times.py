@@ -65,7 +65,7 @@ def test_the_distribution_is_the_closed_form(times, cdf):
     time = np.sort(np.asarray(times(jax.random.key(7), (DRAWS,)), np.float64))[::20]
     points = np.clip(time, 1e-9, 1 - 1e-9)
     gap = kstest(points, np.vectorize(cdf)).statistic
-    # 1.95 / sqrt(n) is the 0.1% point for n draws; every 20th of them adds at most 20/n.
+    # 1.95 / sqrt(n) is the 0.1% point for n draws; taking every 20th adds 20 / n.
     assert gap < 1.95 / DRAWS**0.5 + 20 / DRAWS
 
 
