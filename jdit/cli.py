@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import jax
 import tyro
 
 from jdit.allocation import keep_freed_memory
@@ -49,17 +50,35 @@ class Inspect(Recipe):
     """Show a recipe's parts, parameter counts, tokens and FLOPs; allocates nothing."""
 
 
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _number_or_array(info: Any) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """A field that takes a number or an array takes a number here."""
+    if not {jax.Array, float} <= set(get_args(info.type)):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT",
+        instance_from_str=lambda args: float(args[0]),
+        is_instance=lambda value: isinstance(value, (int, float)),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def parse(command: type, recipe: Recipe, prog: str, args: Sequence[str]) -> Any:
     """The recipe's fields, each settable by its path, and the command's own."""
     fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-    return tyro.cli(
-        command,
-        default=command(**fields),
-        prog=prog,
-        args=list(args),
-        description=command.__doc__,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-    )
+    with _REGISTRY:
+        return tyro.cli(
+            command,
+            default=command(**fields),
+            prog=prog,
+            args=list(args),
+            description=command.__doc__,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        )
 
 
 def _split(parsed: Recipe) -> tuple[Recipe, Path]:

@@ -128,6 +128,13 @@ def test_help_lists_fields_of_parts(capsys):
         assert field in out
 
 
+@pytest.mark.parametrize("name", ["digits", "glyphs_64"])
+def test_every_field_of_a_recipe_can_be_set(name, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", name, "--help"])
+    assert "fixed" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

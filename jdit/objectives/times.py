@@ -2,7 +2,7 @@
 """The distribution of training times, in (0, 1]; 1 is noise, as in SD3."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ SMALLEST = 1e-7
 HALF_PI = float(jnp.pi / 2)
 
 
+@runtime_checkable
 class TimeSampling(Protocol):
     """The distribution of training times."""
 

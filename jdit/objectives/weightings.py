@@ -7,7 +7,7 @@ process's table (`Gaussian.determinant`); so one formula serves all targets.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
@@ -15,6 +15,7 @@ from jdit.processes import Gaussian, sigma_data
 from jdit.typing import Array, Float
 
 
+@runtime_checkable
 class Weighting(Protocol):
     """How much the squared error of the process's own target counts at each time."""
 

@@ -12,7 +12,7 @@ functions below and `Gaussian` use,
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
@@ -32,6 +32,7 @@ class Coefficients(NamedTuple):
     d_sigma: Float[Array, "..."]
 
 
+@runtime_checkable
 class Path(Protocol):
     """A Gaussian path: alpha(0) = 1 and sigma(0) = 0 exactly; log SNR falls."""
 

@@ -2,7 +2,7 @@
 """The reverse step of a chain: its posterior, its variance, its term of the bound."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,7 @@ def posterior(
     )
 
 
+@runtime_checkable
 class Variance(Protocol):
     """The log variance of a reverse step, broadcast against the data."""
 

@@ -2,7 +2,7 @@
 """Time grids: the `steps + 1` times a solver visits, from 1 down to 0."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +11,7 @@ from jdit.processes import Gaussian, log_snr, time_from_log_snr, time_from_sigma
 from jdit.typing import Array, Float
 
 
+@runtime_checkable
 class Grid(Protocol):
     """`steps + 1` falling times, the first 1 (or just below), the last exactly 0."""
 

@@ -2,7 +2,7 @@
 """Euler-Maruyama on the reverse stochastic differential equation, as SiT samples."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
@@ -13,6 +13,7 @@ from jdit.solvers.base import Interval, State, normal
 from jdit.typing import Array, Float, Memory
 
 
+@runtime_checkable
 class Diffusion(Protocol):
     """w(t): how much noise is put in and taken out again; any w >= 0 is right."""
 
