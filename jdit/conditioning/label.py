@@ -74,7 +74,7 @@ class Labels:
                 "needs 'label': an integer array with one label per image"
             )
         label = conditions["label"]
-        here = getattr(label, "is_fully_addressable", True)  # not on another host
-        if here and not isinstance(label, jax.core.Tracer):
-            self.check(label)
+        if not isinstance(label, jax.core.Tracer):
+            if getattr(label, "is_fully_addressable", True):  # not on another host
+                self.check(label)
         return label
