@@ -14,7 +14,7 @@ from jdit.stack import Always, Policy
 from jdit.typing import Array, Conditions, Float, Key, Params
 
 
-def image_keys(key: Key, count: int, first: int = 0) -> Key:
+def image_keys(key: Key, count: int, first: int | Array = 0) -> Array:
     """One key per image. Image i's key depends on `key` and i alone."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
@@ -32,7 +32,7 @@ def sample(
     guidance: Wrapper | None = None,
     policy: Policy | None = None,
     count: int | None = None,
-    first: int = 0,
+    first: int | Array = 0,
     x_T: Float[Array, "b *g c"] | None = None,
 ) -> Float[Array, "b *g c"]:
     """Draw data from the model: a pure function, to be jitted by the caller.
@@ -83,7 +83,7 @@ def integrate(
     conditions: Conditions,
     times: Float[Array, " s"],
     solver: Solver,
-    keys: Key,
+    keys: Array,
 ) -> Float[Array, "b *g c"]:
     """Follow the solver over the times, from `x` at `times[0]`."""
 

@@ -25,7 +25,7 @@ class Interval(NamedTuple):
     next_time: Float[Array, ""]
     index: Int[Array, ""]  # type: ignore[assignment]
     last: Array
-    keys: Key
+    keys: Array
 
 
 class Solver(Protocol):
@@ -74,7 +74,7 @@ def ends(process: Gaussian, interval: Interval) -> Ends:
     return Ends(path(time), path(next_time), rise)
 
 
-def normal(keys: Key, like: Float[Array, "b *g c"]) -> Float[Array, "b *g c"]:
+def normal(keys: Array, like: Float[Array, "b *g c"]) -> Float[Array, "b *g c"]:
     """Standard normal noise, image i drawn from `keys[i]` alone."""
 
     def draw(key: Key) -> Array:
