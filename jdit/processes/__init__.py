@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How data becomes noise, and what is predicted."""
 
+from jdit.processes.chains import (
+    DDPMCosine,
+    DDPMLinear,
+    DDPMScaledLinear,
+    Discrete,
+)
 from jdit.processes.gaussian import TARGETS, Gaussian, Prediction, Target, expand
 from jdit.processes.paths import (
     EDM,
@@ -15,15 +21,7 @@ from jdit.processes.paths import (
     time_from_sigma,
     transition,
 )
-from jdit.processes.preserving import (
-    DDPMCosine,
-    DDPMLinear,
-    DDPMScaledLinear,
-    Discrete,
-    Preserving,
-    VPCosine,
-    VPLinear,
-)
+from jdit.processes.preserving import Preserving, VPCosine, VPLinear
 from jdit.processes.variance import (
     FixedLarge,
     FixedSmall,
