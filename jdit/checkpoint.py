@@ -7,6 +7,7 @@ paths, so an array-like leaf (`LowRank`, `Int8`) is its arrays under its own nam
 """
 
 import importlib.metadata
+import json
 import logging
 import platform
 from collections.abc import Iterable
@@ -40,7 +41,8 @@ def rebuild(like: Tree, arrays: dict[str, Any]) -> Tree:
     def leaf(name: str, like: Any) -> Any:
         if not _is_key(like):
             return arrays[name]
-        return jax.random.wrap_key_data(arrays[name], impl=jax.random.key_impl(like))
+        impl = jax.random.key_impl(like) if isinstance(like, jax.Array) else None
+        return jax.random.wrap_key_data(arrays[name], impl=impl)
 
     leaves = [leaf(name, one) for name, one in named(like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -108,22 +110,28 @@ class Checkpoints:
                 managers.BestN(get_metric_fn=_loss, reverse=True, n=1),
             ]
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=None if read_only else preserve,
-                best_fn=_loss,
-                best_mode="min",
-                create=not read_only,
-                read_only=read_only,
-                cleanup_tmp_directories=not read_only,
-            ),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "data": ocp.JsonCheckpointHandler(),
-                "about": ocp.JsonCheckpointHandler(),
-            },
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=None if read_only else preserve,
+            best_fn=_loss,
+            best_mode="min",
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
         )
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+            "about": ocp.JsonCheckpointHandler(),
+        }
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=options, item_handlers=handlers
+            )
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"{_unreadable(self.folder)} is damaged ({_reason(error)}); delete it "
+                "to use the other checkpoints"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -221,11 +229,14 @@ class Checkpoints:
             return call(*args, **kwargs)
         except Exception as error:
             rest = [other for other in self.steps() if other != step]
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            others = f"to use {_listed(rest)}" if rest else "and train anew"
             raise ValueError(
-                f"{self.path(step)} is damaged ({reason}); delete it to use "
-                + (f"another: there are {_listed(rest)}" if rest else "none")
+                f"{self.path(step)} is damaged ({_reason(error)}); delete it {others}"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _loss(metrics: Any) -> float:
@@ -237,8 +248,27 @@ def _is_key(x: Any) -> bool:
 
 
 def _raw(arrays: dict[str, Any]) -> dict[str, Any]:
-    """The same with random keys as plain integers."""
-    return {n: jax.random.key_data(x) if _is_key(x) else x for n, x in arrays.items()}
+    """The same with random keys as plain integers; abstract ones stay abstract."""
+
+    def raw(x: Any) -> Any:
+        if not _is_key(x):
+            return x
+        if isinstance(x, jax.Array):
+            return jax.random.key_data(x)
+        return jax.eval_shape(jax.random.key_data, x)
+
+    return {name: raw(x) for name, x in arrays.items()}
+
+
+def _unreadable(folder: Path) -> Path:
+    """The checkpoint whose description cannot be read, or the folder."""
+    for path in sorted(folder.glob("*/_CHECKPOINT_METADATA")):
+        for file in (path, path.parent / "metrics" / "metrics"):
+            try:
+                json.loads(file.read_text("utf-8"))
+            except (OSError, ValueError):
+                return path.parent
+    return folder
 
 
 def _shapes(arrays: dict[str, Any]) -> dict[str, tuple[int, ...]]:
