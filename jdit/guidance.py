@@ -95,7 +95,7 @@ class _Guided:
     def _double(self, x_t: Array, conditions: Conditions) -> tuple[Array, Conditions]:
         pair = (conditions, self.inner.null(conditions))
         both = jax.tree.map(
-            lambda *c: rearrange([*c], "two b ... -> (b two) ..."), *pair
+            lambda *c: rearrange(jnp.stack(c), "two b ... -> (b two) ..."), *pair
         )
         return repeat(x_t, "b ... -> (b two) ...", two=2), both
 

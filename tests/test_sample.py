@@ -10,7 +10,7 @@ from jdit.guidance import CFG
 from jdit.models.dit import Output
 from jdit.processes import DDPMLinear, Gaussian, LearnedRange, Linear
 from jdit.sample import image_keys, sample
-from jdit.solvers import DDPM, DPMSolverPP2MSDE, Euler, Respaced, Shifted, UniPC
+from jdit.solvers import DDPM, DPMSolverPP2MSDE, Respaced, Shifted, UniPC
 
 
 class Tiny:
@@ -41,8 +41,7 @@ def rows(conditions, start, stop):
 
 
 SETTINGS = [
-    dict(process=FLOW, steps=4, solver=Euler(), guidance=CFG(2.0)),
-    dict(process=FLOW, steps=5, solver=UniPC(), grid=Shifted(2.0)),
+    dict(process=FLOW, steps=4, solver=UniPC(), grid=Shifted(2.0), guidance=CFG(2.0)),
     dict(process=CHAIN, steps=4, solver=DDPM(LearnedRange()), grid=Respaced()),
     dict(
         process=CHAIN,
@@ -55,7 +54,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: repr(s["solver"]))
 def test_an_image_depends_on_its_number_alone(settings):
-    """8 at once are 4 and 4, or 3 from the middle; jitted, `first` traced."""
+    """8 at once are 4 and 4; jitted, `first` traced."""
     draw = jax.jit(
         lambda key, conditions, first: sample(
             key, Tiny(), PARAMS, conditions, first=first, **settings
@@ -65,9 +64,8 @@ def test_an_image_depends_on_its_number_alone(settings):
     parts = [draw(KEY, rows(LABELS, i, i + 4), i) for i in (0, 4)]
     assert whole.shape == (8, 3, 3, 2) and whole.dtype == jnp.float32
     np.testing.assert_allclose(whole, np.concatenate(parts), atol=1e-5)
-    np.testing.assert_allclose(draw(KEY, rows(LABELS, 2, 5), 2), whole[2:5], atol=1e-5)
     assert not np.allclose(draw(jax.random.key(1), LABELS, 0), whole, atol=1e-2)
-    assert draw._cache_size() == 3  # one for each batch size
+    assert draw._cache_size() == 2  # one for each batch size
 
 
 def test_starts_where_it_is_told():

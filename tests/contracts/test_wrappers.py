@@ -305,5 +305,12 @@ def test_interval_refuses_a_memory_without_a_batch_axis_of_its_own():
         call(CFG(2.0, interval=(0.0, 1.0))(Square()))
 
 
+def test_conditions_may_be_arrays_of_the_host():
+    labels = {"label": np.asarray([1, 2, 3, 4])}
+    guided = CFG(4.0)(Toy())
+    act = jax.jit(lambda x: guided(x, TIME, labels, guided.init(x, labels), 0)[0])
+    close(act(X), call(guided)[0])
+
+
 def test_parts_are_their_own_config():
     assert replace(CFG(4.0), scale=2.0) == CFG(2.0)
