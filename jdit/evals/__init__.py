@@ -2,6 +2,7 @@
 """Scores of generated data, over any feature function: streamed, exact, on the host."""
 
 from jdit.evals.digits import DigitReader, DigitsClassifier, cache_folder
+from jdit.evals.efficientnet import EfficientNetLite0
 from jdit.evals.evaluation import (
     DigitsEvaluation,
     Draw,
@@ -20,6 +21,7 @@ __all__ = [
     "DigitsClassifier",
     "DigitsEvaluation",
     "Draw",
+    "EfficientNetLite0",
     "Evaluation",
     "FeatureEvaluation",
     "Features",

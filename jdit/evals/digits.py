@@ -71,21 +71,25 @@ class DigitReader:
         network = _Network(width)
         self._apply = jax.jit(lambda params, x: network.apply({"params": params}, x))
 
-    def __call__(self, images: Float[np.ndarray, "b 8 8 1"]) -> Float[Array, "b d"]:
+    def __call__(
+        self, images: Float[np.ndarray | Array, "b 8 8 1"]
+    ) -> Float[Array, "b d"]:
         return self._apply(self.params, images)[0]
 
     def probabilities(
-        self, images: Float[np.ndarray, "n 8 8 1"]
+        self, images: Float[np.ndarray | Array, "n 8 8 1"]
     ) -> Float[np.ndarray, "n 10"]:
         """The probability of each class, for any number of images."""
 
         def softmax(images: np.ndarray) -> Array:
             return nn.softmax(self._apply(self.params, images)[1])
 
-        parts = list(extract(softmax, images))
+        parts = list(extract(softmax, np.asarray(images)))
         return np.concatenate(parts) if parts else np.zeros((0, 10))
 
-    def read(self, images: Float[np.ndarray, "n 8 8 1"]) -> Int[np.ndarray, " n"]:
+    def read(
+        self, images: Float[np.ndarray | Array, "n 8 8 1"]
+    ) -> Int[np.ndarray, " n"]:
         """The class each image is read as."""
         return self.probabilities(images).argmax(1)
 
