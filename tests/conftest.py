@@ -10,10 +10,19 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "jdit-test-cache")
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-from jaxtyping import install_import_hook  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import config, install_import_hook  # noqa: E402
 
 # Every signature's shapes are checked while the tests run, and only then.
 sys.path.insert(0, str(Path(__file__).parent))
 install_import_hook("jdit", "shape_check.check")
+
+
+@pytest.fixture
+def unchecked():
+    """What a user sees who gives wrong shapes: the library's own sentence."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
