@@ -157,7 +157,9 @@ class FeatureEvaluation:
     """Any image data set, compared in any features: `jdit.evals.evaluate`'s scores.
 
     Beside them: "frechet_real_halves" and "ratio", the yardstick of `DigitsEvaluation`
-    for the real images of `dataset` (sizes may not match: see there).
+    for the real images of `dataset` (sizes may not match: see there). With as many
+    dimensions as images the Frechet distance is mostly bias; KID, unbiased, is the
+    score to compare then.
 
     features: images to features, e.g. `jdit.evals.EfficientNetLite0()`.
     dataset: the real images. Labels are asked for as often as they occur in it; in
