@@ -187,6 +187,8 @@ class Checkpoints:
     def restore(self, like: Any, which: Which = "latest") -> Checkpoint:
         """A checkpoint, in the structure, dtypes and shardings of `like`.
 
+        like: a state, or its shapes; what has no sharding goes to the first device.
+
         FileNotFoundError when there is none; ValueError when it is damaged, or of
         another model, saying which array differs.
         """
@@ -198,7 +200,7 @@ class Checkpoints:
         )
         if other:
             raise ValueError(f"{self.path(step)} is of another model: {other}")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+        abstract = {name: _placed(x) for name, x in wanted.items()}
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
         )
@@ -258,6 +260,13 @@ def _raw(arrays: dict[str, Any]) -> dict[str, Any]:
         return jax.eval_shape(jax.random.key_data, x)
 
     return {name: raw(x) for name, x in arrays.items()}
+
+
+def _placed(x: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(x, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def _unreadable(folder: Path) -> Path:

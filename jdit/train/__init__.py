@@ -3,13 +3,21 @@
 
 from jdit.train.fit import Batches, Fit, NonFinite, batches_of, fit
 from jdit.train.report import report, trained
-from jdit.train.state import TrainState, init_state, learning_rate, make_step, optimizer
+from jdit.train.state import (
+    TrainState,
+    abstract_state,
+    init_state,
+    learning_rate,
+    make_step,
+    optimizer,
+)
 
 __all__ = [
     "Batches",
     "Fit",
     "NonFinite",
     "TrainState",
+    "abstract_state",
     "batches_of",
     "fit",
     "init_state",

@@ -19,7 +19,7 @@ from jdit.data import pipeline
 from jdit.pretrained import export
 from jdit.recipe import Recipe
 from jdit.train.log import Bar, Log, Record
-from jdit.train.state import Metrics, TrainState, init_state, make_step
+from jdit.train.state import Metrics, TrainState, abstract_state, init_state, make_step
 
 AHEAD = 8
 """Steps that may be queued on the device: enough to hide the reading of batches,
@@ -96,11 +96,12 @@ def fit(
                 f"{folder} already holds a run, at step {checkpoints.find()}: resume "
                 "it, or choose another folder"
             )
-        state = init_state(recipe)
         if checkpoints.steps():
-            restored = checkpoints.restore(state)
+            restored = checkpoints.restore(abstract_state(recipe))
             state = restored.state
             batches.set_state(restored.data)
+        else:
+            state = init_state(recipe)
         if recipe.source:
             (folder / "recipe.py").write_text(recipe.source, "utf-8")
         start = int(state.step)

@@ -5,14 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from rich.console import Console
 
 from jdit.checkpoint import Checkpoints
 from jdit.pretrained import WEIGHTS, load_export
 from jdit.recipe import Recipe
-from jdit.train.state import init_state
+from jdit.train.state import abstract_state
 from jdit.typing import Params
 
 
@@ -24,8 +23,8 @@ def trained(recipe: Recipe, folder: str | Path) -> Params:
     if not (folder / "checkpoints").is_dir():
         raise FileNotFoundError(f"there is no trained run in {folder}: train it first")
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        like = jax.eval_shape(lambda: init_state(recipe))
-        return checkpoints.restore(like).state.sampled(recipe.training)
+        found = checkpoints.restore(abstract_state(recipe))
+        return found.state.sampled(recipe.training)
 
 
 def report(

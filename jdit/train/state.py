@@ -81,12 +81,24 @@ def init_state(recipe: Recipe) -> TrainState:
     An objective's parameters live under "objective" of the one tree, so the optimizer,
     the averages and checkpoints need to know nothing of them.
     """
+    state: TrainState = jax.jit(partial(_fresh, recipe))()
+    if recipe.training.start:
+        params = start_from(recipe.training.start, state.params)
+        ema = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
+        state = state.replace(params=params, ema=ema)  # type: ignore[attr-defined]
+    return state
+
+
+def abstract_state(recipe: Recipe) -> TrainState:
+    """The shapes and dtypes of a state; computes nothing."""
+    return jax.eval_shape(partial(_fresh, recipe))
+
+
+def _fresh(recipe: Recipe) -> TrainState:
     training = recipe.training
     key = jax.random.key(training.seed)
     init_key, objective_key, run_key = jax.random.split(key, 3)
-    params = jax.jit(recipe.model.init)(init_key)
-    if training.start:
-        params = start_from(training.start, params)
+    params = recipe.model.init(init_key)
     extra = recipe.objective.parameters(objective_key, recipe.model)
     if extra:
         params = {**params, "objective": extra}

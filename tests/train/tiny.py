@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe small enough to be trained in a test; also run as a program, to be killed.
 
-python tiny.py FOLDER [--steps N] [--die-at STEP] [--terminate-at STEP]
+python tiny.py FOLDER [--steps N] [--die-at STEP]
 """
 
 import argparse
@@ -10,6 +10,7 @@ import signal
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from jdit.conditioning import Labels
@@ -85,22 +86,18 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--die-at", type=int, default=-1)
-    parser.add_argument("--terminate-at", type=int, default=-1)
     options = parser.parse_args()
     recipe = tiny(steps=options.steps, checkpoint_every=4, log_every=5)
-    batches: Any = batches_of(recipe)
 
-    def send(number: int) -> Any:
-        return lambda batch: os.kill(os.getpid(), number) or batch
+    def die(batch: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    batches = Hooked(batches, options.die_at, send(signal.SIGKILL))
-    batches = Hooked(batches, options.terminate_at, send(signal.SIGTERM))
-    batches.inner.get_state = batches.inner.inner.get_state
+    batches = Hooked(batches_of(recipe), options.die_at, die)
     result = fit(
         recipe, options.folder, resume=True, batches=batches, tensorboard=False
     )
     print(f"done={result.done}")
-    arrays = named(result.state.replace(key=0))
+    arrays = named(result.state.replace(key=jax.random.key_data(result.state.key)))
     np.savez(
         f"{options.folder}/final.npz", **{k: np.asarray(v) for k, v in arrays.items()}
     )
