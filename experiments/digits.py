@@ -43,6 +43,6 @@ def recipe() -> Recipe:
             log_every=50,
             checkpoint_every=500,
         ),
-        sampling=Sampling(solver=Heun(), steps=20, guidance=CFG(1.5), per_class=10),
+        sampling=Sampling(solver=Heun(), steps=10, guidance=CFG(1.1), per_class=10),
         evaluation=DigitsEvaluation(),
     )
