@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_dit import awake
+from tiny_dit import awake, start
 
 from jdit.blocks import AdaLNZero
 from jdit.stack import Branch, Context
@@ -29,13 +29,13 @@ def run(block, params, x=X, context=CONTEXT):
 
 @each
 def test_is_the_identity_at_the_start(block):
-    np.testing.assert_array_equal(run(block, block.init(jax.random.key(2))), X)
+    np.testing.assert_array_equal(run(block, start(block)), X)
 
 
 @each
 def test_learns_from_the_start(block):
     """The gates get gradients although the output is the input."""
-    params = block.init(jax.random.key(2))
+    params = start(block)
     grads = jax.grad(lambda p: jnp.sum(run(block, p) * X[..., ::-1]))(params)
     for name in block.branches:
         assert np.abs(grads[name]["gate"]["kernel"]).max() > 1e-3
@@ -44,7 +44,7 @@ def test_learns_from_the_start(block):
 @each
 def test_each_branch_has_its_own_modulation(block):
     """Closing the gate of one branch leaves exactly the other."""
-    params = awake(block.init(jax.random.key(2)), jax.random.key(3))
+    params = awake(start(block), jax.random.key(3))
     for name in block.branches:
         closed = jax.tree.map(jnp.zeros_like, params[name]["gate"])
         others = params | {name: params[name] | {"gate": closed}}
@@ -59,7 +59,7 @@ def test_each_branch_has_its_own_modulation(block):
 @each
 def test_an_output_is_ungated(block):
     """A cache keeps outputs: they know no gate, and a merge knows nothing else."""
-    params = awake(block.init(jax.random.key(2)), jax.random.key(3))
+    params = awake(start(block), jax.random.key(3))
     for name in block.branches:
         branch = Branch(block, name, params[name], CONTEXT)
         ungated = {k: v for k, v in params[name].items() if k != "gate"}
@@ -73,14 +73,14 @@ def test_an_output_is_ungated(block):
 
 @each
 def test_an_image_does_not_see_another(block):
-    params = awake(block.init(jax.random.key(2)), jax.random.key(3))
+    params = awake(start(block), jax.random.key(3))
     alone = run(block, params, X[1:], Context(CONTEXT.vector[1:]))
     np.testing.assert_allclose(run(block, params)[1:], alone, atol=1e-5)
 
 
 @each
 def test_computes_in_the_dtype_of_the_stream(block):
-    params = awake(block.init(jax.random.key(2)), jax.random.key(3))
+    params = awake(start(block), jax.random.key(3))
     low = Context(CONTEXT.vector.astype(jnp.bfloat16))
     out = run(block, params, X.astype(jnp.bfloat16), low)
     assert out.dtype == jnp.bfloat16
