@@ -43,7 +43,7 @@ def tiny(**training: Any) -> Recipe:
         learning_rate=1e-2,
         warmup=2,
         schedule=Cosine(),
-        ema=(0.9, 0.5),
+        ema=(0.9, 0.1),
         flip=True,
         log_every=2,
         checkpoint_every=3,
