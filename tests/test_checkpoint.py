@@ -13,6 +13,8 @@ from jdit.checkpoint import Checkpoints, named, rebuild
 from jdit.pretrained import assemble, dissect, export, load, load_export, start_from
 from jdit.recipe import Recipe
 from jdit.stack import Context
+from jdit.surgery import Chain, Int8, LoRA, LowRank, Quantise
+from jdit.surgery.base import is_leaf
 from tests.train.tiny import tiny
 
 
@@ -200,6 +202,21 @@ def test_array_like_leaves_keep_their_class():
     arrays, nodes = dissect(tree)
     assert set(arrays) == {"x/kernel/vector/vector", "x/kernel/text"}
     same(assemble(arrays, json.loads(json.dumps(nodes))), tree)
+
+
+def test_adapted_and_quantised_kernels_survive_both_ways(tmp_path: Path):
+    recipe = tiny()
+    params = recipe.model.init(jax.random.key(0))
+    surgery = Chain((Quantise(), LoRA(rank=2)))
+    model, params = surgery(recipe.model, params, jax.random.key(1))
+    kinds = {type(x) for x in jax.tree.leaves(params, is_leaf=is_leaf)}
+    assert {LowRank, Int8} <= kinds
+    now = state(0).replace(params=params)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(now, {}, {}, loss=1.0)
+        checkpoints.wait()
+        same(checkpoints.restore(now).state, now)
+    same(load_export(export(tmp_path, recipe, params)).params, params)
 
 
 def test_a_damaged_or_hostile_export_is_one_sentence(tmp_path: Path):

@@ -112,7 +112,11 @@ def fit(
                 state, done = run(state, bar)
         finally:
             log.close()
-    export(folder / "export", recipe, state.sampled(training), step=int(state.step))
+    try:
+        params = state.sampled(training)
+        export(folder / "export", recipe, params, step=int(state.step))
+    except TypeError as error:  # a part from elsewhere; the checkpoints are there
+        (console or Console()).print(f"{recipe.name}: not exported, as {error}")
     return Fit(state, folder, log.records[-1] if log.records else {}, done)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from jdit.checkpoint import Checkpoints
+from jdit.checkpoint import Checkpoints, differences, named
 from jdit.pretrained import WEIGHTS, load_export
 from jdit.recipe import Recipe
 from jdit.train.state import abstract_state
@@ -16,15 +16,31 @@ from jdit.typing import Params
 
 
 def trained(recipe: Recipe, folder: str | Path) -> Params:
-    """The parameters to sample from: a run's export, or its latest checkpoint's."""
-    folder = Path(folder)
+    """The parameters to sample from: a run's export, or a later checkpoint's.
+
+    FileNotFoundError when there is neither; ValueError when they are not those of the
+    recipe's model.
+    """
+    folder, like = Path(folder), abstract_state(recipe)
+    exported = None
     if (folder / "export" / WEIGHTS).is_file():
-        return load_export(folder / "export").params
-    if not (folder / "checkpoints").is_dir():
+        exported = load_export(folder / "export")
+    if (folder / "checkpoints").is_dir():
+        with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+            done = -1 if exported is None else exported.about["step"] or 0
+            if any(step > done for step in checkpoints.steps()):
+                return checkpoints.restore(like).state.sampled(recipe.training)
+    if exported is None:
         raise FileNotFoundError(f"there is no trained run in {folder}: train it first")
-    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        found = checkpoints.restore(abstract_state(recipe))
-        return found.state.sampled(recipe.training)
+    kept = {name: tree for name, tree in like.params.items() if name != "objective"}
+    shapes = [
+        {name: tuple(x.shape) for name, x in named(tree).items()}
+        for tree in (kept, exported.params)
+    ]
+    other = differences(*shapes)
+    if other:
+        raise ValueError(f"{folder} is a run of another model: {other}")
+    return exported.params
 
 
 def report(

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from jdit import train
 from jdit.checkpoint import Checkpoints
-from jdit.pretrained import load
+from jdit.pretrained import export, load
 from jdit.recipe import Recipe
 from jdit.train import Fit, NonFinite, batches_of, report, trained
 from jdit.train.log import Bar, Log, clock, read_records
@@ -58,6 +58,12 @@ def test_a_run_leaves_its_files(tmp_path: Path):
     loaded = load(tmp_path)
     equal(loaded.params, result.state.ema[0])
     equal(trained(recipe, tmp_path), result.state.ema[0])
+    wide = replace(recipe, model=replace(recipe.model, dim=64))
+    with pytest.raises(ValueError, match="is a run of another model: its "):
+        trained(wide, tmp_path)
+    longer = fit(tiny(steps=8), tmp_path, resume=True)
+    export(tmp_path / "export", recipe, result.state.params, step=6)  # an old one
+    equal(trained(recipe, tmp_path), longer.state.ema[0])
 
 
 def test_a_folder_with_a_run_needs_resume(tmp_path: Path):
@@ -114,6 +120,24 @@ def test_a_batch_with_nan_stops_the_run_and_is_never_saved(tmp_path: Path):
     with pytest.raises(NonFinite, match="last good checkpoint: none was written yet"):
         fit(recipe, tmp_path / "first", batches=hooked(recipe, 0, poison))
     assert fit(recipe, tmp_path, resume=True).done  # from 3, with sound data
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A wrapper of the denoiser that is not jdit's, so it has no safe JSON form."""
+
+    def __call__(self, denoiser: Any) -> Any:
+        return denoiser
+
+
+def test_a_part_from_elsewhere_is_trained_but_not_exported(tmp_path: Path):
+    recipe = tiny()
+    recipe = replace(recipe, sampling=replace(recipe.sampling, guidance=Elsewhere()))
+    file = io.StringIO()
+    console = Console(file=file, width=1000)
+    result = train.fit(recipe, tmp_path, tensorboard=False, console=console)
+    assert "not exported, as sampling.guidance is a" in file.getvalue()
+    equal(trained(recipe, tmp_path), result.state.ema[0])  # from the checkpoint
 
 
 def test_a_log_goes_on_without_repeating_steps(tmp_path: Path):
