@@ -65,12 +65,16 @@ class Linear(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an activation: `d -> hidden -> d`."""
+    """Two linear layers with an activation: `d -> hidden -> d`.
+
+    The backward pass computes the activation again from its input: tanh-GELU would
+    otherwise keep five arrays of the hidden width, which costs more than it saves.
+    """
 
     hidden: int
     activation: Callable[[jax.Array], jax.Array] = nn.gelu  # the tanh approximation
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        hidden = self.activation(Linear(self.hidden, name="in")(x))
+        hidden = jax.checkpoint(self.activation)(Linear(self.hidden, name="in")(x))
         return Linear(x.shape[-1], name="out")(hidden)

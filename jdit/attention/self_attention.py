@@ -2,6 +2,7 @@
 """Every token attends to every token."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from einops import rearrange
 
 from jdit import ops
@@ -30,7 +31,11 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
         qkv = Linear(3 * dim, name="qkv")(x)
-        q, k, v = rearrange(qkv, "b n (r h k) -> r b h n k", r=3, h=self.heads)
+        # Split, then turn: the gradient is one concatenation, not three padded sums.
+        q, k, v = (
+            rearrange(part, "b n (h k) -> b h n k", h=self.heads)
+            for part in jnp.split(qkv, 3, -1)
+        )
         if self.qk_norm:
             q, k = RMSNorm(name="q_norm")(q), RMSNorm(name="k_norm")(k)
         if rotary is not None:

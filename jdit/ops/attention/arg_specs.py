@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real shapes of attention, to test (scaled down) and to time on."""
+
+from typing import NamedTuple
+
+
+class Spec(NamedTuple):
+    """Sizes of `b h n k` queries and `b h m k` keys; masked: whether keys are."""
+
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    width: int
+    masked: bool = False
+
+    def smaller(self) -> "Spec":
+        """The same kind of shape, in numbers that a test can afford.
+
+        Widths stay. Token counts shrink by 16 and lose one, so that they are odd.
+        """
+        queries, keys = (max(1, n // 16 - 1) for n in (self.queries, self.keys))
+        return Spec(
+            min(2, self.batch), min(2, self.heads), queries, keys, self.width,
+            self.masked,
+        )  # fmt: skip
+
+
+SPECS = {
+    "DiT-S/2, 256 px": Spec(8, 6, 256, 256, 64),
+    "DiT-B/2, 256 px": Spec(8, 12, 256, 256, 64),
+    "DiT-XL/2, 256 px": Spec(8, 16, 256, 256, 72),
+    "DiT-XL/2, 512 px": Spec(2, 16, 1024, 1024, 72),
+    "4,096 tokens": Spec(1, 6, 4096, 4096, 64),
+    "text, 77 tokens": Spec(4, 16, 1024, 77, 72, masked=True),
+    "text, 512 tokens beside 4,096": Spec(1, 24, 4608, 4608, 128, masked=True),
+}

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention by cuDNN's fused kernel, through JAX."""
+
+import jax
+import jax.numpy as jnp
+
+from jdit.ops.attention import reference
+from jdit.typing import Array, Bool, Float
+
+
+def attention(
+    q: Float[Array, "b h n k"],
+    k: Float[Array, "b h m k"],
+    v: Float[Array, "b h m k"],
+    mask: Bool[Array, "b m"] | None = None,
+) -> Float[Array, "b h n k"]:
+    """The reference on an NVIDIA GPU, in bfloat16 or float16.
+
+    Raises ValueError for other devices, dtypes and head widths, which cuDNN refuses.
+    """
+    if jax.default_backend() != "gpu":
+        raise ValueError(
+            f"implementation is 'cudnn', but the device is {jax.default_backend()!r}: "
+            "it needs an NVIDIA GPU"
+        )
+    if q.dtype not in (jnp.bfloat16, jnp.float16) or q.shape[-1] % 8:
+        raise ValueError(
+            f"implementation is 'cudnn', but queries are {q.dtype} with heads of width "
+            f"{q.shape[-1]}: it needs bfloat16 or float16 and a multiple of 8"
+        )
+    heads_last = (x.swapaxes(1, 2) for x in (q, k, v))
+    seen = None if mask is None else mask[:, None, None, :]
+    out = jax.nn.dot_product_attention(*heads_last, mask=seen, implementation="cudnn")
+    out = out.swapaxes(1, 2)
+    return out if mask is None else reference.silence(out, mask)
