@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     try:
         COMMANDS[command](rest[0], rest[1:])
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:
         if os.environ.get("JDIT_TRACEBACK"):
             raise
         print(f"jdit: {error}", file=sys.stderr)

@@ -47,7 +47,8 @@ def flops(model: Any, batch: int = 1) -> float:
         return model.apply(params, x_t, time, conditions).prediction
 
     time = shape((batch,), jnp.float32)
-    cost = jax.jit(run).lower(params, x_t, time, conditions).cost_analysis()
+    lowered = jax.jit(run).lower(params, x_t, time, conditions)
+    cost: Any = lowered.cost_analysis()
     return float(cost["flops"])
 
 
