@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every implementation of attention: forward and gradients against float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,7 +99,7 @@ def test_is_deterministic(implementation):
 def test_forward_mode_agrees_with_reverse_mode(implementation):
     """<bar, J t> = <J^T bar, t>: objectives with a time derivative need both."""
     (q, k, v, bar), _ = draw(Spec(1, 2, 6, 5, 8))
-    attend = lambda *a: ops.attention(*a, implementation=implementation)
+    attend = partial(ops.attention, implementation=implementation)
     tangents = (jnp.cos(q), jnp.sin(k), jnp.cos(v))
     _, forward = jax.jvp(attend, (q, k, v), tangents)
     reverse = jax.vjp(attend, q, k, v)[1](bar)
@@ -120,13 +122,10 @@ def temporaries(implementation, spec: Spec) -> int:
     b, h, n, m, width = spec[:5]
     q, k = (jax.ShapeDtypeStruct((b, h, x, width), jnp.float32) for x in (n, m))
 
-    def gradients(q, k, v):
-        attend = lambda *a: ops.attention(*a, implementation=implementation).sum()
-        return jax.grad(attend, (0, 1, 2))(q, k, v)
-
-    return (
-        jax.jit(gradients).lower(q, k, k).compile().memory_analysis().temp_size_in_bytes
-    )
+    attend = partial(ops.attention, implementation=implementation)
+    gradients = jax.grad(lambda *a: attend(*a).sum(), (0, 1, 2))
+    compiled = jax.jit(gradients).lower(q, k, k).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 def test_long_sequences_are_chunked_and_need_less_memory():

@@ -28,8 +28,9 @@ def attention(
             f"implementation is 'cudnn', but queries are {q.dtype} with heads of width "
             f"{q.shape[-1]}: it needs bfloat16 or float16 and a multiple of 8"
         )
-    heads_last = (x.swapaxes(1, 2) for x in (q, k, v))
+    query, key, value = (x.swapaxes(1, 2) for x in (q, k, v))
     seen = None if mask is None else mask[:, None, None, :]
-    out = jax.nn.dot_product_attention(*heads_last, mask=seen, implementation="cudnn")
-    out = out.swapaxes(1, 2)
+    out = jax.nn.dot_product_attention(
+        query, key, value, mask=seen, implementation="cudnn"
+    ).swapaxes(1, 2)
     return out if mask is None else reference.silence(out, mask)
