@@ -53,14 +53,14 @@ def work(args: argparse.Namespace) -> None:
         run = torch_dit.contestant(*common, args.name.endswith("compile"))
     base = peak_mib()
     for line in iter(sys.stdin.readline, "stop\n"):
-        start, cpu = time.perf_counter(), os.times()
+        start, cpu, system = time.perf_counter(), time.process_time(), os.times().system
         for _ in range(int(line)):
             run()
-        seconds, now = time.perf_counter() - start, os.times()
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         report = dict(
             seconds=seconds / int(line),
-            cpu=(now.user - cpu.user + now.system - cpu.system) / int(line),
-            system=(now.system - cpu.system) / int(line),
+            cpu=cpu / int(line),
+            system=(os.times().system - system) / int(line),
             peak=peak_mib(),
             base=base,
         )
@@ -102,6 +102,11 @@ class Child:
         self.process.wait()
 
 
+def paired(mine: list[float], theirs: list[float]) -> float:
+    """The median over the rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+
+
 def compare(task: str, size: str, args: argparse.Namespace) -> list[str]:
     """Rows of the table for one task and size."""
     children = {name: Child(name, task, size, args) for name in args.contestants}
@@ -118,10 +123,12 @@ def compare(task: str, size: str, args: argparse.Namespace) -> list[str]:
     rows = []
     for name, child in children.items():
         middle = statistics.median(child.times)
-        ratio = best = float("nan")
+        ratio = on_cpu = best = float("nan")
         if eager:
-            pairs = zip(child.times, eager.times, strict=True)
-            ratio = statistics.median(mine / theirs for mine, theirs in pairs)
+            ratio, on_cpu = (
+                paired(child.times, eager.times),
+                paired(child.cpu, eager.cpu),
+            )
             best = min(child.times) / min(eager.times)
         cells = (
             f"{task} {size}/2",
@@ -131,6 +138,7 @@ def compare(task: str, size: str, args: argparse.Namespace) -> list[str]:
             f"{ratio:.2f}",
             f"{best:.2f}",
             f"{1e3 * statistics.median(child.cpu):.0f}",
+            f"{on_cpu:.2f}",
             f"{1e3 * child.last['system']:.0f}",
             f"{child.first:.1f}",
             f"{child.last['peak']:.0f}",
@@ -190,7 +198,7 @@ def main() -> None:
     sizes = ["S"] if args.quick else args.sizes.split(",")
     print(f"{machine()}; {args.dtype}, batch {args.batch}, unroll {args.unroll}\n")
     head = "task|contestant|median ms|min ms|ratio to eager|ratio of minima"
-    head += "|CPU ms|system ms|first call s|peak MiB"
+    head += "|CPU ms|ratio of CPU|system ms|first call s|peak MiB"
     names = head.split("|")
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names), flush=True)
     for size in sizes:
