@@ -18,7 +18,11 @@ from jdit.recipe import Recipe, Sampling, Training
 from jdit.solvers import Heun
 
 
+GROUPS = ("Smileys & Emotion", "Animals & Nature", "Food & Drink")
+
+
 def recipe() -> Recipe:
+    data = Glyphs(32, classes_by="subgroup", groups=GROUPS)
     return Recipe(
         name="glyphs-32",
         model=DiT(
@@ -28,13 +32,13 @@ def recipe() -> Recipe:
             dim=192,
             depth=10,
             heads=3,
-            conditioning=Labels(101),
+            conditioning=Labels(len(data.classes)),
         ),
-        data=Glyphs(32, classes_by="subgroup", tones=False),
+        data=data,
         process=Gaussian(),
         objective=Denoising(times=LogitNormal()),
         training=Training(
-            steps=4000,
+            steps=1500,
             batch=64,
             learning_rate=1e-3,
             warmup=200,

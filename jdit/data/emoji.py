@@ -129,9 +129,10 @@ def groups() -> tuple[str, ...]:
     return tuple(dict.fromkeys(emoji.group for emoji in table().values()))
 
 
-def subgroups() -> tuple[str, ...]:
-    """The names of the subgroups, in Unicode's order."""
-    return tuple(dict.fromkeys(emoji.subgroup for emoji in table().values()))
+def subgroups(of: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """The names of the subgroups (of some groups), in Unicode's order."""
+    kept = (emoji for emoji in table().values() if of is None or emoji.group in of)
+    return tuple(dict.fromkeys(emoji.subgroup for emoji in kept))
 
 
 def _parse(text: str) -> Sequence:

@@ -29,7 +29,7 @@ class Glyphs:
     size: height and width. The PNG (136 x 128 in Noto) is put on white, padded with
         white to a centred square (136 x 136) and resized by PIL's Lanczos filter.
     classes_by: "group" (10 classes, such as "Food & Drink") or "subgroup" (101, such as
-        "food-fruit"), numbered in Unicode's order, the same whatever is left out.
+        "food-fruit"), of the groups that are kept, numbered in Unicode's order.
     groups: keep only these groups; None keeps all.
     tones: keep the skin-toned variants, half of all glyphs. Without, the set is even.
     font: path of a font with a CBDT table.
@@ -72,7 +72,9 @@ class Glyphs:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return emoji.groups() if self.classes_by == "group" else emoji.subgroups()
+        if self.classes_by == "subgroup":
+            return emoji.subgroups(self.groups)
+        return tuple(g for g in emoji.groups() if g in (self.groups or emoji.groups()))
 
     def source(self) -> ArraySource:
         path = Path(self.font) if self.font else NOTO
@@ -92,9 +94,13 @@ class Glyphs:
                 for caption, group in zip(captions, groups, strict=True)
             ]
         column = ("group", "subgroup").index(self.classes_by)
+        names = (emoji.groups(), emoji.subgroups())[column]
+        number = {name: i for i, name in enumerate(self.classes)}
         columns = {
             "x_0": images[chosen],
-            "label": labels[chosen, column],
+            "label": np.array(
+                [number[names[label]] for label in labels[chosen, column]], np.int32
+            ),
             "caption": captions[chosen],
         }
         name = (

@@ -84,6 +84,8 @@ def test_glyphs_can_be_chosen(font):
     source = data.source()
     names = [data.classes[i] for i in source.columns["label"]]
     assert names == ["food-fruit", "country-flag"]
+    assert data.classes[0] == "food-fruit" and len(data.classes) == 8 + 3
+    assert Glyphs(groups=("Flags", "Symbols")).classes == ("Symbols", "Flags")
     assert repr(source) != repr(plain)
 
 
