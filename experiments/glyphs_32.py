@@ -17,7 +17,6 @@ from jdit.processes import Gaussian
 from jdit.recipe import Recipe, Sampling, Training
 from jdit.solvers import Heun
 
-
 GROUPS = ("Smileys & Emotion", "Animals & Nature", "Food & Drink")
 
 
