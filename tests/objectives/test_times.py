@@ -60,7 +60,9 @@ CLOSED_FORMS = [
 ]
 
 
-@pytest.mark.parametrize("times, cdf", CLOSED_FORMS, ids=lambda x: repr(x)[:40])
+@pytest.mark.parametrize(
+    "times, cdf", CLOSED_FORMS, ids=[repr(times) for times, _ in CLOSED_FORMS]
+)
 def test_the_distribution_is_the_closed_form(times, cdf):
     time = np.sort(np.asarray(times(jax.random.key(7), (DRAWS,)), np.float64))[::20]
     points = np.clip(time, 1e-9, 1 - 1e-9)
