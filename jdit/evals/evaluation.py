@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
-from jdit.data import Dataset, Digits, to_float
+from jdit.data import Digits, to_float
 from jdit.evals.digits import DigitsClassifier
 from jdit.evals.features import Features, Reference, compare, evaluate, extract
 from jdit.evals.inception import inception_score
@@ -169,7 +169,7 @@ class FeatureEvaluation:
     """
 
     features: Features
-    dataset: Dataset
+    dataset: Any  # a jdit.data.Dataset; `Any` lets the command line set its fields
     samples: int = 2000
     batch: int = 100
     seed: int = 0

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +17,7 @@ Images = np.ndarray | Iterable[np.ndarray]
 """An array `n h w c`, or a stream of such batches: float in [-1, 1], or uint8."""
 
 
+@runtime_checkable
 class Features(Protocol):
     """A feature function: float32 images `b h w c` in [-1, 1] to features `b d`.
 
