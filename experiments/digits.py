@@ -34,7 +34,7 @@ def recipe() -> Recipe:
         process=Gaussian(),
         objective=Denoising(times=LogitNormal()),
         training=Training(
-            steps=1500,
+            steps=1200,
             batch=128,
             learning_rate=1e-3,
             warmup=100,
