@@ -42,6 +42,8 @@ def work(args: argparse.Namespace) -> None:
         from jdit.allocation import keep_freed_memory
 
         keep_freed_memory()
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # compile times are real
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
     common = (args.task, args.size, args.batch, args.dtype)
     if args.name.startswith("jdit"):
         import jdit_dit
@@ -52,7 +54,7 @@ def work(args: argparse.Namespace) -> None:
 
         run = torch_dit.contestant(*common, args.name.endswith("compile"))
     base = peak_mib()
-    for line in iter(sys.stdin.readline, "stop\n"):
+    for line in sys.stdin:  # until the parent closes it, or dies
         start, cpu, system = time.perf_counter(), time.process_time(), os.times().system
         for _ in range(int(line)):
             run()
@@ -97,7 +99,6 @@ class Child:
 
     def stop(self) -> None:
         assert self.process.stdin
-        self.process.stdin.write("stop\n")
         self.process.stdin.close()
         self.process.wait()
 
