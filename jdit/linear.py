@@ -28,13 +28,8 @@ def contract(x: Float[Array, "*b d"], kernel: Any) -> Float[Array, "*b e"]:
     """
     if hasattr(kernel, "contract"):
         return kernel.contract(x)
-    flat, kernel = x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype)
-    # XLA:CPU has a bfloat16 matrix kernel, but only for a float32 result; without it,
-    # it converts. Elsewhere the sum is float32 anyway, and the gradient's products
-    # would become mixed ones.
-    wide = x.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
-    y = jnp.matmul(flat, kernel, preferred_element_type=jnp.float32 if wide else None)
-    return y.astype(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
+    flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
 
 def leaf(module: nn.Module, name: str, init: Init, shape: tuple[int, ...]) -> Any:
