@@ -20,12 +20,13 @@ LAYOUT = Layout(
     "diffusers' DiTTransformer2DModel",
     (
         *linear("pos_embed.proj", "patch", "d c p q -> (p q c) d"),
-        *linear(f"{_EMBEDDING}.timestep_embedder.linear_1", "time/in"),
-        *linear(f"{_EMBEDDING}.timestep_embedder.linear_2", "time/out"),
+        *linear(f"{_EMBEDDING}.timestep_embedder.linear_1", "time/in", repeated=True),
+        *linear(f"{_EMBEDDING}.timestep_embedder.linear_2", "time/out", repeated=True),
         Rule(
             (f"{_EMBEDDING}.class_embedder.embedding_table.weight",),
             (("label/table", 1),),
             "e d -> e d",
+            repeated=True,
         ),
         *linear(tuple(f"{_BLOCK}.attn1.to_{x}" for x in "qkv"), "blocks/attention/qkv"),
         *linear(f"{_BLOCK}.attn1.to_out.0", "blocks/attention/out"),

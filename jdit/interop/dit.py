@@ -10,7 +10,7 @@ import numpy as np
 
 from jdit.conditioning import Labels, LinearClock, Sinusoids
 from jdit.interop.files import DType, Source, open_tensors, write_tensors
-from jdit.interop.layout import Layout, Rule, linear, pack, unpack
+from jdit.interop.layout import Layout, linear, pack, same, unpack
 from jdit.models.dit import SIZES, DiT
 from jdit.processes import Target
 from jdit.tokens import sincos
@@ -45,11 +45,7 @@ def _published(name: str, negated: bool = False) -> Layout:
             *linear("x_embedder.proj", "patch", "d c p q -> (p q c) d"),
             *linear("t_embedder.mlp.0", "time/in"),
             *linear("t_embedder.mlp.2", "time/out"),
-            Rule(
-                ("y_embedder.embedding_table.weight",),
-                (("label/table", 1),),
-                "e d -> e d",
-            ),
+            same("y_embedder.embedding_table.weight", "label/table"),
             *linear("blocks.{}.attn.qkv", "blocks/attention/qkv"),
             *linear("blocks.{}.attn.proj", "blocks/attention/out"),
             *linear("blocks.{}.mlp.fc1", "blocks/mlp/in"),

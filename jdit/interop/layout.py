@@ -2,7 +2,7 @@
 """Foreign names and shapes, as one table of rules that is read in both directions."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -25,22 +25,27 @@ class Rule:
     ours: the names of our parameters, each with its share of that axis.
     pattern: einops, one foreign tensor to our order of axes; read backwards to save.
     twist: what is done to our values besides, an involution.
+    repeated: every layer stores the same tensor, which is one parameter of ours.
 
-    "{}" in a key is the layer. Our "blocks/..." are stacked over layers, one foreign
-    tensor each; any other parameter under such a key is one that every layer repeats.
+    "{}" in a key is the layer: ours are stacked over layers, one foreign tensor each,
+    unless the rule is `repeated`, and then the model has a `depth`.
     """
 
     theirs: tuple[str, ...]
     ours: tuple[tuple[str, int], ...]
     pattern: str
     twist: Twist | None = None
+    repeated: bool = False
 
     @property
     def stacked(self) -> bool:
-        return self.ours[0][0].startswith("blocks/")
+        return "{}" in self.theirs[0] and not self.repeated
 
-    def layers(self, depth: int) -> range:
-        return range(depth if "{}" in self.theirs[0] else 1)
+    def layers(self, model: Any, shape: tuple[int, ...]) -> range:
+        """The layers; shape: of the first of our parameters."""
+        if self.stacked:
+            return range(shape[0])
+        return range(model.depth if self.repeated else 1)
 
     def forward(self, theirs: list[np.ndarray], model: Any) -> list[np.ndarray]:
         """Our parameters (of one layer) from their tensors."""
@@ -72,7 +77,7 @@ class Layout:
 
     name: str
     rules: tuple[Rule, ...]
-    tables: Mapping[str, Callable[[Any], np.ndarray]]
+    tables: Mapping[str, Callable[[Any], np.ndarray]] = field(default_factory=dict)
     written: tuple[str, ...] = ()
 
 
@@ -81,16 +86,32 @@ def linear(
     ours: str | Mapping[str, int],
     pattern: str = "e d -> d e",
     twist: Twist | None = None,
-) -> tuple[Rule, Rule]:
-    """The rules of a torch linear layer (or several, or a convolution) with bias."""
+    *,
+    bias: bool = True,
+    repeated: bool = False,
+) -> tuple[Rule, ...]:
+    """The rules of a torch linear layer (or several, or a convolution)."""
     keys = (theirs,) if isinstance(theirs, str) else theirs
     names = {ours: 1} if isinstance(ours, str) else ours
 
     def rule(weight: str, leaf: str, pattern: str) -> Rule:
         shares = tuple((f"{name}/{leaf}", share) for name, share in names.items())
-        return Rule(tuple(f"{key}.{weight}" for key in keys), shares, pattern, twist)
+        full = tuple(f"{key}.{weight}" for key in keys)
+        return Rule(full, shares, pattern, twist, repeated)
 
-    return rule("weight", "kernel", pattern), rule("bias", "bias", "e -> e")
+    kernel = rule("weight", "kernel", pattern)
+    return (kernel, rule("bias", "bias", "e -> e")) if bias else (kernel,)
+
+
+def norm(theirs: str, ours: str, *, bias: bool = True) -> tuple[Rule, ...]:
+    """The rules of a torch norm: weight is our scale."""
+    scale = same(f"{theirs}.weight", f"{ours}/scale")
+    return (scale, same(f"{theirs}.bias", f"{ours}/bias")) if bias else (scale,)
+
+
+def same(theirs: str, ours: str, pattern: str = "... -> ...") -> Rule:
+    """The rule of one tensor that is one parameter."""
+    return Rule((theirs,), ((ours, 1),), pattern)
 
 
 def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
@@ -123,10 +144,11 @@ def unpack(layout: Layout, model: Any, source: Source) -> Params:
     shape, a position table that is not the model's, or layers that should repeat one
     another and do not.
     """
-    _check(layout, model, source)
+    shapes = flatten(_shapes(model))
+    _check(layout, model, source, shapes)
     ours: dict[str, Any] = {}
     for rule in layout.rules:
-        layers = rule.layers(model.depth)
+        layers = rule.layers(model, shapes[rule.ours[0][0]].shape)
         held: list[np.ndarray] = []
         for layer in layers:
             keys = [key.format(layer) for key in rule.theirs]
@@ -134,8 +156,10 @@ def unpack(layout: Layout, model: Any, source: Source) -> Params:
             parts = rule.forward(read, model)
             if rule.stacked:
                 if layer == 0:
-                    shapes = [(len(layers), *part.shape) for part in parts]
-                    held = [np.empty(shape, np.float32) for shape in shapes]
+                    held = [
+                        np.empty((len(layers), *part.shape), np.float32)
+                        for part in parts
+                    ]
                 for stack, part in zip(held, parts, strict=True):
                     stack[layer] = part
             elif layer == 0:
@@ -179,7 +203,7 @@ def _pack(
 ) -> Iterator[tuple[str, np.ndarray]]:
     for rule in layout.rules:
         whole = [np.asarray(ours[name]) for name, _ in rule.ours]
-        for layer in rule.layers(model.depth):
+        for layer in rule.layers(model, whole[0].shape):
             parts = [x[layer] for x in whole] if rule.stacked else whole
             keys = (key.format(layer) for key in rule.theirs)
             yield from zip(keys, rule.inverse(parts, model), strict=True)
@@ -189,12 +213,12 @@ def _shapes(model: Any) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
-def _check(layout: Layout, model: Any, source: Source) -> None:
+def _check(
+    layout: Layout, model: Any, source: Source, shapes: Mapping[str, Any]
+) -> None:
     """Keys, shapes and fixed tables, before anything large is read."""
-    zero = jax.tree.map(
-        lambda x: np.broadcast_to(np.float32(0), x.shape), _shapes(model)
-    )
-    want = {key: x.shape for key, x in _pack(layout, model, flatten(zero))}
+    zero = {k: np.broadcast_to(np.float32(0), x.shape) for k, x in shapes.items()}
+    want = {key: x.shape for key, x in _pack(layout, model, zero)}
     fixed = {key: make(model) for key, make in layout.tables.items()}
     known = want | {key: table.shape for key, table in fixed.items()}
     needed = [*want, *layout.written]
@@ -202,8 +226,8 @@ def _check(layout: Layout, model: Any, source: Source) -> None:
         if key not in source.shapes:
             missing = sum(key not in source.shapes for key in needed)
             raise ValueError(
-                f"{source.name} lacks {key!r}, which {layout.name} of depth "
-                f"{model.depth} has ({missing} of {len(needed)} tensors are missing)"
+                f"{source.name} lacks {key!r}, which {layout.name} of this size "
+                f"has ({missing} of {len(needed)} tensors are missing)"
             )
     for key, shape in source.shapes.items():
         if key not in known:
