@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jdit.typing import Array, Float, Int, Key, Memory, Params, Stream
+from jdit.typing import Array, Int, Key, Memory, Params, Stream
 
 Remat = Literal["none", "block", "dots", "offload"]
 
@@ -30,12 +30,28 @@ class Context:
         or None.
     text:   condition tokens, `b m d`, or None.
     mask:   which condition tokens are real, `b m`, or None.
+    layer:  what one layer alone sees, such as a long skip: leaves `l ...` where a walk
+        begins, and this layer's slice inside a block. None if there is nothing.
+    extra:  what else a family hands to all its layers, by name.
     """
 
-    vector: Float[Array, "b d"]
+    vector: Array
     rotary: tuple[Array, Array] | None = None
     text: Array | None = None
     mask: Array | None = None
+    layer: Any = None
+    extra: Any = None
+
+
+class Stage(NamedTuple):
+    """Layers of one kind, scanned together.
+
+    name: their key among parameters, memory, taps and residuals; depth: their number.
+    """
+
+    name: str
+    block: "Block"
+    depth: int
 
 
 class Site(NamedTuple):
@@ -79,7 +95,11 @@ class Branch:
 
 
 class Block(Protocol):
-    """One layer, as named residual branches in the order in which they are applied."""
+    """One layer, as named residual branches in the order in which they are applied.
+
+    A block that must first change the stream (the join of a long skip, say) also has
+    `enter(params, stream, context) -> stream`, with its parameters under "enter".
+    """
 
     @property
     def branches(self) -> tuple[str, ...]: ...
@@ -185,6 +205,8 @@ def _per_site(
 
     def outputs(params: Params, stream: Stream, context: Context) -> dict[str, Stream]:
         layer = jax.tree.map(lambda leaf: leaf[0], params)
+        own = jax.tree.map(lambda leaf: leaf[0], context.layer)
+        context = context.replace(layer=own)  # type: ignore[attr-defined]
         branches = {n: Branch(block, n, layer[n], context) for n in block.branches}
         return {n: branch(stream, branch.weights) for n, branch in branches.items()}
 
@@ -254,6 +276,7 @@ def walk(
     policy_params: Mapping[str, Params] | None = None,
     memory: Memory = None,
     step: Int[Array, ""] | int = 0,
+    first: int = 0,
     inject: Stream | None = None,
     remat: Remat = "none",
     unroll: int | bool = 1,
@@ -263,6 +286,7 @@ def walk(
     params: stacked block parameters, leaves `l ...`.
     policy: `Always()` if None; memory: from `init_memory`, made here if None.
     step: the index of the network evaluation within a sampling run.
+    first: the depth of the first layer here, where a model has several stages.
     inject: residuals `l b n d` added to the stream after each layer (control).
     remat: what the backward pass recomputes. "block" keeps only the stream between
         layers, "dots" keeps matrix products too, "offload" keeps these on the host.
@@ -274,16 +298,20 @@ def walk(
         memory = init_memory(block, params, stream, context, policy)
     depth = depth_of(params)
     step = jnp.asarray(step, jnp.int32)
+    enter = getattr(block, "enter", None)
 
     def layer(stream: Stream, xs: tuple) -> tuple[Stream, tuple]:
-        params, policy_params, memory, extra, index = xs
+        params, policy_params, memory, extra, own, index = xs
+        here = context.replace(layer=own)  # type: ignore[attr-defined]
+        if enter is not None:
+            stream = enter(params["enter"], stream, here)
         kept = {}
         for name in block.branches:
-            branch = Branch(block, name, params[name], context)
+            branch = Branch(block, name, params[name], here)
             stream, kept[name] = policy_at(policy, name).apply(
                 branch,
                 stream,
-                context,
+                here,
                 memory[name],
                 Site(index, name, step),
                 policy_params.get(name, {}),
@@ -292,6 +320,7 @@ def walk(
             stream = jax.tree.map(lambda x, r: x + r.astype(x.dtype), stream, extra)
         return stream, (kept, stream)
 
-    xs = (params, dict(policy_params), memory, inject, jnp.arange(depth))
+    index = first + jnp.arange(depth)
+    xs = (params, dict(policy_params), memory, inject, context.layer, index)
     stream, (memory, taps) = lax.scan(_remat(layer, remat), stream, xs, unroll=unroll)
     return Walk(stream, memory, taps)

@@ -130,7 +130,7 @@ class Scaled:
 def test_a_learned_policy_owns_its_parameters():
     """They live under "policy" of the one tree, a number for each depth and branch."""
     weights = MODEL.init_policy(jax.random.key(3), params(), Scaled())
-    sites = weights["policy"]
+    sites = weights["policy"]["blocks"]
     assert set(sites) == {"attention", "mlp"}
     drawn = np.concatenate([sites[name]["drawn"] for name in sites])
     assert drawn.shape == (2 * MODEL.depth,) and len(set(drawn.tolist())) == len(drawn)
@@ -144,15 +144,13 @@ def test_a_learned_policy_owns_its_parameters():
     plain = jax.jit(MODEL.apply)(params(), X, TIME, LABELS).prediction
     np.testing.assert_allclose(out.prediction, plain, atol=1e-5)
     for name in sites:
-        assert np.all(np.abs(grads["policy"][name]["log"]) > 1e-6)
-        assert out.memory[name].tolist() == [1] * MODEL.depth
+        assert np.all(np.abs(grads["policy"]["blocks"][name]["log"]) > 1e-6)
+        assert out.memory["blocks"][name].tolist() == [1] * MODEL.depth
 
 
 def test_a_policy_without_parameters_has_none():
-    assert MODEL.init_policy(jax.random.key(0), params(), Always())["policy"] == {
-        "attention": {},
-        "mlp": {},
-    }
+    weights = MODEL.init_policy(jax.random.key(0), params(), Always())
+    assert weights["policy"] == {"blocks": {"attention": {}, "mlp": {}}}
 
 
 def test_memory_is_made_for_the_branches_that_need_it():

@@ -1,6 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who attends to whom."""
 
+from jdit.attention.cross_attention import CrossAttention
+from jdit.attention.heads import Rotary, attend, split_heads, turn
 from jdit.attention.self_attention import SelfAttention
 
-__all__ = ["SelfAttention"]
+__all__ = [
+    "CrossAttention",
+    "Rotary",
+    "SelfAttention",
+    "attend",
+    "split_heads",
+    "turn",
+]

@@ -3,12 +3,10 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from einops import rearrange
 
-from jdit import ops
+from jdit.attention.heads import attend, split_heads
 from jdit.linear import Linear
 from jdit.norms import RMSNorm
-from jdit.tokens.positions import rotate
 from jdit.typing import Array, Float
 
 
@@ -32,15 +30,7 @@ class SelfAttention(nn.Module):
         dim = x.shape[-1]
         qkv = Linear(3 * dim, name="qkv")(x)
         # Split, then turn: the gradient is one concatenation, not three padded sums.
-        q, k, v = (
-            rearrange(part, "b n (h k) -> b h n k", h=self.heads)
-            for part in jnp.split(qkv, 3, -1)
-        )
+        q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, -1))
         if self.qk_norm:
             q, k = RMSNorm(name="q_norm")(q), RMSNorm(name="k_norm")(k)
-        if rotary is not None:
-            if rotary[0].ndim == 3:  # one table per image
-                rotary = (rotary[0][:, None], rotary[1][:, None])
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        out = rearrange(ops.attention(q, k, v), "b h n k -> b n (h k)")
-        return Linear(dim, name="out")(out)
+        return Linear(dim, name="out")(attend(q, k, v, rotary=rotary))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jdit.attention import SelfAttention
 from jdit.linear import Linear, Mlp, call, zeros
-from jdit.norms import layer_norm, modulate
+from jdit.norms import layer_norm, modulate, per_token
 from jdit.stack import Context
 from jdit.typing import Array, Float, Key, Params
 
@@ -80,11 +80,14 @@ class AdaLNZero:
     ) -> Float[Array, "b n d"]:
         vector = nn.silu(context.vector)
         gate = call(self._gate, params["gate"], vector)
-        return x + gate[:, None] * output.astype(x.dtype)
+        return x + per_token(gate) * output.astype(x.dtype)
 
 
 def final_layer(
-    params: Params, x: Float[Array, "b n d"], vector: Float[Array, "b d"], features: int
+    params: Params,
+    x: Float[Array, "b n d"],
+    vector: Float[Array, "b *n d"],
+    features: int,
 ) -> Float[Array, "b n e"]:
     """DiT's read-out: modulated layer norm, then a linear layer that starts at zero."""
     dim = x.shape[-1]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backbone families, a file each."""
 
-from jdit.models.dit import DiT, Output, dit, sit
+from jdit.models.backbone import Backbone, Output
+from jdit.models.dit import DiT, dit, sit
 
-__all__ = ["DiT", "Output", "dit", "sit"]
+__all__ = ["Backbone", "DiT", "Output", "dit", "sit"]

@@ -2,19 +2,19 @@
 """The plain diffusion transformer: DiT, and SiT, which differs by its process."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from jdit import stack
 from jdit.blocks import AdaLNZero, final_layer
 from jdit.conditioning import Labels, LinearClock, Sinusoids, TimeEmbedding
 from jdit.conditioning.time import Clock
 from jdit.linear import Linear, call, xavier, zeros
-from jdit.stack import Context, Policy, Remat
+from jdit.models.backbone import Backbone
+from jdit.stack import Context, Remat, Stage
 from jdit.tokens import Patches, rotary_table, sincos
-from jdit.typing import Array, Conditions, Float, Int, Key, Memory, Params, Stream
+from jdit.typing import Array, Conditions, Float, Key, Params
 
 SIZES = {
     "S": dict(dim=384, depth=12, heads=6),
@@ -25,21 +25,8 @@ SIZES = {
 """Width, depth and heads of the published models (DiT, table 1)."""
 
 
-class Output(NamedTuple):
-    """What one pass of a network returns.
-
-    prediction: `b *g e`, float32, in the terms of the process the model was trained
-        with; with a learned variance, e is twice the data's channels.
-    memory: the policy's, for the next step. taps: the stream after each layer.
-    """
-
-    prediction: Float[Array, "b *g e"]
-    memory: Memory
-    taps: Stream
-
-
 @dataclass(frozen=True)
-class DiT:
+class DiT(Backbone):
     """A diffusion transformer with adaLN-Zero blocks (Peebles and Xie, 2023).
 
     grid: size of the data, e.g. (32, 32) latents; 1-d, 2-d or 3-d, square or not.
@@ -89,6 +76,10 @@ class DiT:
         return Patches(self.grid, self.patch)
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("blocks", self.block, self.depth),)
+
+    @property
     def block(self) -> AdaLNZero:
         return AdaLNZero(self.dim, self.heads, self.mlp_ratio, self.qk_norm, self.eps)
 
@@ -118,7 +109,7 @@ class DiT:
         params = {name: tree["params"] for name, tree in params.items()}
         if self.conditioning is not None:
             params["label"] = self.conditioning.init(keys[2], self.dim)
-        params["blocks"] = stack.stack_init(self.block, keys[3], self.depth)
+        params |= self.init_stages(keys[3])
         features = {"modulation": 2 * self.dim, "linear": self.features}
         params["final"] = {
             name: Linear(size, kernel_init=zeros).init(key, vector)["params"]
@@ -134,7 +125,6 @@ class DiT:
         conditions: Conditions,
     ) -> tuple[Float[Array, "b n d"], Context]:
         """The stream that enters the first layer, and what every layer sees."""
-        self._check(x_t, time)
         dtype = jnp.dtype(self.dtype)
         x = self.tokens.patchify(x_t.astype(dtype))
         x = call(Linear(self.dim), params["patch"], x)
@@ -152,100 +142,12 @@ class DiT:
             vector = vector + self.conditioning.apply(params["label"], conditions)
         return x, Context(vector.astype(dtype), rotary)
 
-    def apply(
-        self,
-        params: Params,
-        x_t: Float[Array, "b *g c"],
-        time: Float[Array, " b"],
-        conditions: Conditions | None = None,
-        *,
-        policy: Policy | None = None,
-        memory: Memory = None,
-        step: Int[Array, ""] | int = 0,
-        inject: Stream | None = None,
-    ) -> Output:
-        """One pass of the network: a pure function of its arguments.
-
-        Raises ValueError when the data's grid or channels are not the model's.
-        """
-        x, context = self.embed(params, x_t, time, conditions or {})
-        x, memory, taps = stack.walk(
-            self.block,
-            params["blocks"],
-            x,
-            context,
-            policy=policy,
-            policy_params=params.get("policy"),
-            memory=memory,
-            step=step,
-            inject=inject,
-            remat=self.remat,
-            unroll=self.unroll,
-        )
-        x = final_layer(params["final"], x, context.vector, self.features)
-        return Output(self.tokens.unpatchify(x).astype(jnp.float32), memory, taps)
-
-    def memory(
-        self,
-        params: Params,
-        x_t: Float[Array, "b *g c"],
-        conditions: Conditions,
-        policy: Policy,
-    ) -> Memory:
-        """The policy's first memory for a batch of this shape; costs no FLOPs."""
-        time = jax.ShapeDtypeStruct((x_t.shape[0],), jnp.float32)
-        stream, context = jax.eval_shape(self.embed, params, x_t, time, conditions)
-        return stack.init_memory(self.block, params["blocks"], stream, context, policy)
-
-    def init_policy(
-        self,
-        key: Key,
-        params: Params,
-        policy: Policy,
-        conditions: Conditions | None = None,
-    ) -> Params:
-        """The same parameters with those of a learned policy, under "policy".
-
-        conditions: one image's, if the model is told more than a label.
-        """
-        if conditions is None:
-            conditions = {"label": jax.ShapeDtypeStruct((1,), jnp.int32)}
-        x_t = jax.ShapeDtypeStruct((1, *self.sample_shape), jnp.float32)
-        time = jax.ShapeDtypeStruct((1,), jnp.float32)
-        stream, context = jax.eval_shape(self.embed, params, x_t, time, conditions)
-        learned = stack.init_policy(
-            self.block, key, params["blocks"], stream, context, policy
-        )
-        return {**params, "policy": learned}
-
-    def null(self, conditions: Conditions) -> Conditions:
-        """The conditions of the unconditional prediction."""
-        return (
-            conditions
-            if self.conditioning is None
-            else self.conditioning.null(conditions)
-        )
-
-    def drop(self, key: Key, conditions: Conditions) -> Conditions:
-        """Conditions with some dropped to null, for training."""
-        return (
-            conditions
-            if self.conditioning is None
-            else self.conditioning.drop(key, conditions)
-        )
-
-    def _check(self, x_t: Array, time: Array) -> None:
-        if x_t.shape[1:] != self.sample_shape:
-            raise ValueError(
-                f"x_t has shape {tuple(x_t.shape)}, but this model takes "
-                f"(batch, {', '.join(map(str, self.sample_shape))}): "
-                "batch first, channels last"
-            )
-        if jnp.shape(time) != (x_t.shape[0],):
-            raise ValueError(
-                f"time has shape {jnp.shape(time)}, but it must be ({x_t.shape[0]},): "
-                "one time per image"
-            )
+    def read_out(
+        self, params: Params, stream: Float[Array, "b n d"], context: Context
+    ) -> Float[Array, "b *g e"]:
+        """Modulated norm, linear layer, and tokens back to their places."""
+        x = final_layer(params["final"], stream, context.vector, self.features)
+        return self.tokens.unpatchify(x)
 
 
 def dit(size: str = "S", patch: int = 2, **changes: Any) -> DiT:

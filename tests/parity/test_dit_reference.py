@@ -89,7 +89,7 @@ def compare(model, params, x, time, label, stages):
     stream, context = model.embed(params, x, time, conditions)
     out = model.apply(params, x, time, conditions)
     ours = {"patches": stream, "conditioning": context.vector}
-    ours |= {f"block {i}": tap for i, tap in enumerate(out.taps)}
+    ours |= {f"block {i}": tap for i, tap in enumerate(out.taps["blocks"])}
     ours["output"] = out.prediction
     assert ours.keys() == stages.keys()
     for name, want in stages.items():

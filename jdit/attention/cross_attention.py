@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens attend to the tokens of a condition."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jdit.attention.heads import attend, split_heads
+from jdit.linear import Linear
+from jdit.typing import Array, Bool, Float
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of `b n d` to `b m e`, with an output projection.
+
+    Parameters `q` (`d d`), `kv` (`e 2d`: keys, then values) and `out` (`d d`). An
+    image whose condition is all masked gets the output's bias alone.
+
+    heads: number of heads; the width must be a multiple.
+    """
+
+    heads: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        text: Float[Array, "b m e"],
+        mask: Bool[Array, "b m"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        dim = x.shape[-1]
+        q = Linear(dim, name="q")(x)
+        k, v = jnp.split(Linear(2 * dim, name="kv")(text.astype(x.dtype)), 2, -1)
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        return Linear(dim, name="out")(attend(q, k, v, mask=mask))
