@@ -72,7 +72,7 @@ class LoRA:
 
     rank: int = 8
     alpha: float | None = None
-    targets: Targets = r"^blocks/.*attention/.*kernel$"
+    targets: Targets = r"(^|/)attention/.*kernel$"
 
     def __post_init__(self) -> None:
         if self.rank < 1:

@@ -10,6 +10,7 @@ from jdit.conditioning import (
     Labels,
     LinearClock,
     LogSigmaClock,
+    Text,
     TimeEmbedding,
     frequencies,
 )
@@ -130,3 +131,53 @@ def test_the_time_embedding_is_float32_and_starts_as_published():
         assert not np.any(params[layer]["bias"])
     out = TimeEmbedding(512).apply({"params": params}, jnp.zeros(2, jnp.bfloat16))
     assert out.dtype == jnp.float32
+
+
+GIVEN = {
+    "text": jnp.ones((400, 3, 4)),
+    "mask": jnp.ones((400, 3), bool),
+    "pooled": jnp.ones((400, 2)),
+    "negative": {"text": jnp.full((400, 3, 4), 2.0), "mask": jnp.zeros((400, 3), bool)},
+}
+
+
+def test_null_text_is_the_negative_prompt_or_zeros():
+    part = Text(4, 2)
+    null = part.null(GIVEN)
+    assert null["text"] is GIVEN["negative"]["text"]
+    assert null["mask"] is GIVEN["negative"]["mask"]
+    assert null["pooled"] is GIVEN["pooled"]  # not in "negative": left alone
+    bare = {name: x for name, x in GIVEN.items() if name != "negative"}
+    null = part.null(bare)
+    assert not np.any(null["text"]) and not np.any(null["pooled"])
+    assert null["mask"] is bare["mask"]
+
+
+def test_text_is_dropped_whole_image_by_image():
+    dropped = Text(4, 2, dropout=0.3).drop(jax.random.key(0), GIVEN)
+    gone = dropped["text"][:, 0, 0] == 2
+    assert 0.2 < gone.mean() < 0.4  # binomial(400, 0.3): four standard deviations
+    np.testing.assert_array_equal(dropped["mask"], ~gone[:, None].repeat(3, 1))
+    assert Text(4, dropout=0.0).drop(jax.random.key(0), GIVEN) is GIVEN
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"text": None}, r"has \['mask', 'negative', 'pooled'\], .* needs 'text'"),
+        ({"text": jnp.ones((2, 3, 5))}, r"\['text'\] has shape \(2, 3, 5\).* last 4"),
+        ({"pooled": jnp.ones((2, 1, 2))}, r"\['pooled'\] has shape .* takes 2 axes"),
+        ({"mask": jnp.ones((400, 4), bool)}, r"\['mask'\] has shape \(400, 4\)"),
+    ],
+    ids=["missing", "width", "axes", "mask"],
+)
+def test_other_text_says_so(changes, words):
+    given = {k: v for k, v in (GIVEN | changes).items() if v is not None}
+    with pytest.raises(ValueError, match=words):
+        Text(4, 2).check(given)
+
+
+def test_another_negative_says_so():
+    given = GIVEN | {"negative": {"text": jnp.ones((400, 2, 4))}}
+    with pytest.raises(ValueError, match=r"\['negative'\]\['text'\] has shape"):
+        Text(4).null(given)
