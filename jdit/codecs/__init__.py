@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pixels to latents and back."""
+
+from jdit.codecs.base import Codec, Posterior
+from jdit.codecs.diffusers import load_codec, save_codec
+from jdit.codecs.kl import (
+    AutoencoderKL,
+    flux_vae,
+    sd3_vae,
+    sd_vae,
+    sdxl_vae,
+    va_vae,
+)
+
+__all__ = [
+    "AutoencoderKL",
+    "Codec",
+    "Posterior",
+    "flux_vae",
+    "load_codec",
+    "save_codec",
+    "sd3_vae",
+    "sd_vae",
+    "sdxl_vae",
+    "va_vae",
+]

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of diffusers' image autoencoders, in both directions."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jdit.codecs.kl import AutoencoderKL
+from jdit.codecs.layouts import DIFFUSERS, OLD_DIFFUSERS, kl_layout
+from jdit.interop.files import DType, Source, open_tensors, read_json, write_tensors
+from jdit.interop.layout import Layout, pack, unpack
+from jdit.typing import Params
+
+_WEIGHTS = "diffusion_pytorch_model"
+_INDEX = ".safetensors.index.json"
+_META = ("_class_name", "_diffusers_version", "_name_or_path")
+_KL = "AutoencoderKL"
+
+_PLAIN = {
+    "in_channels": ("channels", 3, "a positive whole number"),
+    "out_channels": ("out_channels", 3, "a positive whole number"),
+    "latent_channels": ("latent_channels", 4, "a positive whole number"),
+    "block_out_channels": ("widths", (64,), "a list of positive whole numbers"),
+    "layers_per_block": ("blocks", 1, "a positive whole number"),
+    "norm_num_groups": ("groups", 32, "a positive whole number"),
+    "mid_block_add_attention": ("mid_attention", True, "true or false"),
+    "use_quant_conv": ("quant", True, "true or false"),
+    "use_post_quant_conv": ("post_quant", True, "true or false"),
+    "scaling_factor": ("scaling_factor", 0.18215, "a number"),
+    "shift_factor": ("shift_factor", None, "a number or null"),
+    "latents_mean": ("latents_mean", None, "a list of numbers or null"),
+    "latents_std": ("latents_std", None, "a list of numbers or null"),
+    "sample_size": ("sample_size", 32, "a positive whole number"),
+    "force_upcast": ("force_upcast", True, "true or false"),
+}
+"""Fields of AutoencoderKL: ours, diffusers' default, what is accepted."""
+
+
+def _natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_ACCEPTED: dict[str, Callable[[Any], bool]] = {
+    "a positive whole number": _natural,
+    "a number": _number,
+    "a number or null": lambda x: x is None or _number(x),
+    "true or false": lambda x: isinstance(x, bool),
+    "a list of positive whole numbers": lambda x: (
+        isinstance(x, list | tuple) and len(x) > 0 and all(map(_natural, x))
+    ),
+    "a list of numbers or null": lambda x: (
+        x is None or isinstance(x, list | tuple) and all(map(_number, x))
+    ),
+}
+
+
+def load_codec(folder: str | Path) -> tuple[AutoencoderKL, Params]:
+    """A codec and its parameters (float32) from a folder that diffusers wrote.
+
+    folder: of an AutoencoderKL (config.json and diffusion_pytorch_model .safetensors,
+        whole or sharded; .bin needs torch), or of a pipeline, whose `vae` is read.
+        Attention may have the names of old folders (`query`) or of new (`to_q`).
+
+    Raises FileNotFoundError, and ValueError naming the config's field or the tensor
+    that is unknown, missing or cannot be honoured.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file() and (folder / "vae").is_dir():
+        folder = folder / "vae"
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no config.json, but accepted is the folder of a diffusers "
+            f"{_KL}, or of a pipeline with one"
+        )
+    config = read_json(path)
+    name = config.get("_class_name", _KL)
+    if name != _KL:
+        raise ValueError(f"{path} is of a {name}, but accepted is {_KL}")
+    codec = _read_kl(path, config)
+    source = _weights(folder)
+    return codec, unpack(_kl_names(codec, source), codec, source)
+
+
+def save_codec(
+    folder: str | Path,
+    codec: AutoencoderKL,
+    params: Params,
+    *,
+    dtype: DType = "float32",
+) -> None:
+    """Write the folder that diffusers reads: the inverse of `load_codec`.
+
+    Raises ValueError for parameters that are not the codec's, and for a folder that
+    holds a sharded model.
+    """
+    folder = Path(folder)
+    if (folder / f"{_WEIGHTS}{_INDEX}").exists():
+        raise ValueError(
+            f"{folder} holds a sharded model already: save to another folder"
+        )
+    config, layout = _write_kl(codec), kl_layout(codec)
+    tensors = pack(layout, codec, params)
+    config |= {"_class_name": _KL, "_diffusers_version": "0.36.0"}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / f"{_WEIGHTS}.safetensors", tensors, dtype)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def _read(
+    path: Path, config: Mapping[str, Any], plain: Mapping[str, tuple[str, Any, str]]
+) -> dict[str, Any]:
+    """Our fields from theirs; lists become tuples."""
+    fields = {}
+    for theirs, (ours, default, kind) in plain.items():
+        value = config.get(theirs, default)
+        if not _ACCEPTED[kind](value):
+            raise ValueError(f"{path} has {theirs} {value!r}, but it must be {kind}")
+        fields[ours] = tuple(value) if isinstance(value, list) else value
+    return fields
+
+
+def _known(path: Path, config: Mapping[str, Any], known: Any, fixed: Any) -> None:
+    for field, value in config.items():
+        if field in fixed and value not in fixed[field]:
+            raise ValueError(
+                f"{path} has {field} {value!r}, but only {fixed[field][0]!r} is "
+                "supported"
+            )
+        if field not in (*known, *fixed, *_META):
+            raise ValueError(f"{path} has the unknown field {field!r}")
+
+
+def _read_kl(path: Path, config: dict[str, Any]) -> AutoencoderKL:
+    types = ("down_block_types", "up_block_types")
+    _known(path, config, (*_PLAIN, *types), {"act_fn": ("silu", "swish")})
+    fields = _read(path, config, _PLAIN)
+    last = len(fields["widths"]) - 1
+    down, up = (_attended(path, config, field, last) for field in types)
+    if down != {last - i for i in up}:
+        raise ValueError(
+            f"{path} has up_block_types with attention at other resolutions than "
+            "down_block_types, but they must be the same"
+        )
+    if fields["out_channels"] == fields["channels"]:
+        fields["out_channels"] = None
+    return AutoencoderKL(**fields, attention=tuple(sorted(down)))
+
+
+def _attended(path: Path, config: dict[str, Any], field: str, last: int) -> set[int]:
+    """The places of those block types that have attention."""
+    plain, attended = _block_types(field)
+    given = config.get(field, [plain])
+    if not isinstance(given, list) or not set(given) <= {plain, attended}:
+        raise ValueError(
+            f"{path} has {field} {given!r}, but it must be a list of {plain!r} and "
+            f"{attended!r}"
+        )
+    if len(given) != last + 1:
+        raise ValueError(
+            f"{path} has {len(given)} {field}, but {last + 1} block_out_channels"
+        )
+    return {i for i, kind in enumerate(given) if kind == attended}
+
+
+def _block_types(field: str) -> tuple[str, str]:
+    plain = "DownEncoderBlock2D" if field.startswith("down") else "UpDecoderBlock2D"
+    return plain, f"Attn{plain}"
+
+
+def _write_kl(codec: AutoencoderKL) -> dict[str, Any]:
+    config = {field: getattr(codec, ours) for field, (ours, _, _) in _PLAIN.items()}
+    config["out_channels"] = codec.out_channels or codec.channels
+    levels = range(len(codec.widths))
+    down, up = _block_types("down"), _block_types("up")
+    config["down_block_types"] = [down[i in codec.attention] for i in levels]
+    config["up_block_types"] = [up[i in codec.attention] for i in reversed(levels)]
+    return config | {"act_fn": "silu"}
+
+
+def _kl_names(codec: AutoencoderKL, source: Source) -> Layout:
+    old = any(key.endswith(".query.weight") for key in source.shapes)
+    return kl_layout(codec, OLD_DIFFUSERS if old else DIFFUSERS)
+
+
+def _weights(folder: Path) -> Source:
+    names = [_WEIGHTS + end for end in (".safetensors", _INDEX, ".bin")]
+    found = [name for name in names if (folder / name).is_file()]
+    if not found:
+        raise FileNotFoundError(f"{folder} has none of {', '.join(names)}")
+    if found[:2] == names[:2]:
+        raise ValueError(
+            f"{folder} holds both {names[0]} and {names[1]}, so it is not clear which "
+            "weights are meant: remove the stale ones"
+        )
+    return open_tensors(folder / found[0])
