@@ -4,8 +4,8 @@
     jdit train glyphs_32
 
 A quarter of the tokens of the second stage (`experiments/glyphs_64.py`), so that shapes
-and colours are learned at a quarter of its cost, as PixArt-alpha grows its resolution
-(Chen et al., 2023, section 2.2).
+and colours are learned at a quarter of its cost, as PixArt-alpha grows its
+resolution (Chen et al., 2023).
 """
 
 from jdit.conditioning import Labels

@@ -39,7 +39,7 @@ class DiT(Backbone):
     eps: what the norms before attention and MLP add to the variance.
     positions: "sincos" adds the published fixed table; "rotary" turns queries and keys.
     position_scale: multiplies coordinates, so that a model continued at twice the
-        resolution starts from the positions it knows (0.5; PixArt-alpha, section 2.3).
+        resolution starts from the positions it knows (0.5, as PixArt-alpha continues).
     dtype: compute dtype. Parameters stay float32; norms, softmax, the time embedding
         and the output are float32 always.
     remat, unroll: see `jdit.stack.walk`.

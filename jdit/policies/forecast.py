@@ -40,7 +40,7 @@ class Forecast:
         sum_i  D_i k^i / i!,     D_0 = output,   D_{i+1} = (D_i - previous D_i) / gap,
 
     with `gap` the evaluations between the last two computed ones (TaylorSeer, Liu et
-    al., 2025, equations 3 to 6). The differences are updated at computed evaluations
+    al., 2025, section 3). The differences are updated at computed evaluations
     only. The first `warmup` evaluations are computed; a difference that needs an
     output not yet seen is zero. Order 0 with a warmup of 1 is `Reuse`; `interval` 1 is
     the plain model. Memory: `order + 1` streams a branch and layer.

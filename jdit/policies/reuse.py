@@ -25,8 +25,8 @@ class Reuse:
     """Compute a branch at every `interval`-th evaluation, else reuse its output.
 
     The kept output is ungated, and is merged with the gate of the present time, as in
-    FORA (Selvaraju et al., 2024, section 3.2: static caching of attention and MLP
-    outputs). An evaluation that reuses pays for the gate alone: the branch sits in a
+    FORA (Selvaraju et al., 2024: static caching of the outputs of attention and MLP
+    does). An evaluation that reuses pays for the gate alone: the branch sits in a
     `lax.cond`. `interval` 1 is the plain model.
 
     Raises ValueError for an interval below 1.

@@ -95,7 +95,7 @@ class EulerMaruyama:
     """`x - dt (velocity - w score) + sqrt(2 w dt) z`, with dt the time gone down.
 
     The reverse SDE of any Gaussian path, whose marginals do not depend on w (SiT, Ma et
-    al., 2024, equation 6, whose w is twice this one, as in its code). SiT's
+    al., 2024, section 2, whose w is twice this one, as in its code). SiT's
     sampler is this on `Uniform(last=0.04)`.
 
     diffusion: w; last: how time 0 is reached without adding noise. "mean" is the step
