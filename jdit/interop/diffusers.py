@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """diffusers' DiTTransformer2DModel and DiTPipeline folders, in both directions."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from jdit.conditioning import Labels, Sinusoids
+from jdit.interop.config import open_weights, write_folder
 from jdit.interop.dit import DIT_CLOCK, SIX, positions, require
-from jdit.interop.files import DType, Source, open_tensors, read_json, write_tensors
+from jdit.interop.files import DType, read_json
 from jdit.interop.layout import Layout, Rule, linear, pack, unpack
 from jdit.models.dit import DiT
 from jdit.processes import DDPMCosine, DDPMLinear, DDPMScaledLinear, Gaussian, Target
@@ -72,8 +72,6 @@ _LEGACY: dict[str, Any] = dict(
 
 _IGNORED = ("norm_num_groups", "_class_name", "_diffusers_version", "_name_or_path")
 _CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
-_WEIGHTS = "diffusion_pytorch_model"
-_INDEX = ".safetensors.index.json"
 
 _BETAS = dict(linear=DDPMLinear, scaled_linear=DDPMScaledLinear)
 _TARGETS: dict[str, Target] = dict(epsilon="noise", sample="x_0", v_prediction="v")
@@ -120,7 +118,7 @@ def from_diffusers(folder: str | Path) -> tuple[DiT, Params]:
             "DiTTransformer2DModel or DiTPipeline"
         )
     model = _model(folder / "config.json")
-    return model, unpack(LAYOUT, model, _weights(folder))
+    return model, unpack(LAYOUT, model, open_weights(folder))
 
 
 def to_diffusers(
@@ -141,15 +139,9 @@ def to_diffusers(
             f"model.conditioning is {model.conditioning}, but {LAYOUT.name} always "
             "has a null class"
         )
-    folder = Path(folder)
-    if (folder / f"{_WEIGHTS}{_INDEX}").exists():
-        raise ValueError(
-            f"{folder} holds a sharded model already: save to another folder"
-        )
     tensors = pack(LAYOUT, model, params)
     config = dict(
         _class_name="DiTTransformer2DModel",
-        _diffusers_version="0.36.0",
         num_attention_heads=model.heads,
         attention_head_dim=model.dim // model.heads,
         in_channels=model.channels,
@@ -162,9 +154,7 @@ def to_diffusers(
         norm_num_groups=32,
         **_FIXED,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / f"{_WEIGHTS}.safetensors", tensors, dtype)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+    write_folder(folder, config, tensors, dtype)
 
 
 def process_from_diffusers(folder: str | Path) -> Gaussian:
@@ -245,16 +235,3 @@ def _model(path: Path) -> DiT:
         basis=Sinusoids(256, shift=1.0),
         eps=(1e-6, config["norm_eps"]),
     )
-
-
-def _weights(folder: Path) -> Source:
-    names = [_WEIGHTS + end for end in (".safetensors", _INDEX, ".bin")]
-    found = [name for name in names if (folder / name).is_file()]
-    if not found:
-        raise FileNotFoundError(f"{folder} has none of {', '.join(names)}")
-    if found[:2] == names[:2]:
-        raise ValueError(
-            f"{folder} holds both {names[0]} and {names[1]}, so it is not clear which "
-            "weights are meant: remove the stale ones"
-        )
-    return open_tensors(folder / found[0])

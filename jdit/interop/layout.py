@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Foreign names and shapes, as one table of rules that is read in both directions."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -26,6 +26,9 @@ class Rule:
     pattern: einops, one foreign tensor to our order of axes; read backwards to save.
     twist: what is done to our values besides, an involution.
     repeated: every layer stores the same tensor, which is one parameter of ours.
+    sizes: lengths of axes that the pattern joins, beside the patch's p, q (and r, the
+        first of three).
+    first, step: our layer i is their layer `first + step i` (see `numbered`).
 
     "{}" in a key is the layer: ours are stacked over layers, one foreign tensor each,
     unless the rule is `repeated`, and then the model has a `depth`.
@@ -36,6 +39,9 @@ class Rule:
     pattern: str
     twist: Twist | None = None
     repeated: bool = False
+    sizes: tuple[tuple[str, int], ...] = ()
+    first: int = 0
+    step: int = 1
 
     @property
     def stacked(self) -> bool:
@@ -46,6 +52,10 @@ class Rule:
         if self.stacked:
             return range(shape[0])
         return range(model.depth if self.repeated else 1)
+
+    def keys(self, layer: int) -> list[str]:
+        """The keys of their tensors that are our layer's."""
+        return [key.format(self.first + self.step * layer) for key in self.theirs]
 
     def forward(self, theirs: list[np.ndarray], model: Any) -> list[np.ndarray]:
         """Our parameters (of one layer) from their tensors."""
@@ -60,8 +70,10 @@ class Rule:
         joined = np.concatenate(ours, -1)
         joined = joined if self.twist is None else self.twist(joined, model)
         left, right = self.pattern.split(" -> ")
-        p, q = model.tokens.size if " p q" in left else (None, None)
-        sizes = {} if p is None else {"p": p, "q": q}
+        sizes = dict(self.sizes)
+        if " p q" in left:
+            patch = zip("qpr", reversed(model.tokens.size), strict=False)
+            sizes |= {axis: size for axis, size in patch if f" {axis}" in left}
         parts = np.split(joined, len(self.theirs), -1)
         return [rearrange(part, f"{right} -> {left}", **sizes) for part in parts]
 
@@ -109,6 +121,11 @@ def norm(theirs: str, ours: str, *, bias: bool = True) -> tuple[Rule, ...]:
     return (scale, same(f"{theirs}.bias", f"{ours}/bias")) if bias else (scale,)
 
 
+def numbered(rules: Iterable[Rule], first: int, step: int = 1) -> tuple[Rule, ...]:
+    """The same rules; our layer i is their layer `first + step i`."""
+    return tuple(replace(rule, first=first, step=step) for rule in rules)
+
+
 def same(theirs: str, ours: str, pattern: str = "... -> ...") -> Rule:
     """The rule of one tensor that is one parameter."""
     return Rule((theirs,), ((ours, 1),), pattern)
@@ -151,7 +168,7 @@ def unpack(layout: Layout, model: Any, source: Source) -> Params:
         layers = rule.layers(model, shapes[rule.ours[0][0]].shape)
         held: list[np.ndarray] = []
         for layer in layers:
-            keys = [key.format(layer) for key in rule.theirs]
+            keys = rule.keys(layer)
             read = [np.asarray(source.read(key), np.float32) for key in keys]
             parts = rule.forward(read, model)
             if rule.stacked:
@@ -205,8 +222,7 @@ def _pack(
         whole = [np.asarray(ours[name]) for name, _ in rule.ours]
         for layer in rule.layers(model, whole[0].shape):
             parts = [x[layer] for x in whole] if rule.stacked else whole
-            keys = (key.format(layer) for key in rule.theirs)
-            yield from zip(keys, rule.inverse(parts, model), strict=True)
+            yield from zip(rule.keys(layer), rule.inverse(parts, model), strict=True)
 
 
 def _shapes(model: Any) -> Params:
