@@ -11,9 +11,11 @@ from jdit.codecs.kl import (
     sdxl_vae,
     va_vae,
 )
+from jdit.codecs.tiny import AutoencoderTiny, taesd
 
 __all__ = [
     "AutoencoderKL",
+    "AutoencoderTiny",
     "Codec",
     "Posterior",
     "flux_vae",
@@ -22,5 +24,6 @@ __all__ = [
     "sd3_vae",
     "sd_vae",
     "sdxl_vae",
+    "taesd",
     "va_vae",
 ]

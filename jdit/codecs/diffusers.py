@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from jdit.codecs.kl import AutoencoderKL
-from jdit.codecs.layouts import DIFFUSERS, OLD_DIFFUSERS, kl_layout
+from jdit.codecs.layouts import DIFFUSERS, OLD_DIFFUSERS, kl_layout, tiny_layout
+from jdit.codecs.tiny import AutoencoderTiny
 from jdit.interop.files import DType, Source, open_tensors, read_json, write_tensors
-from jdit.interop.layout import Layout, pack, unpack
+from jdit.interop.layout import pack, unpack
 from jdit.typing import Params
+
+ImageCodec = AutoencoderKL | AutoencoderTiny
 
 _WEIGHTS = "diffusion_pytorch_model"
 _INDEX = ".safetensors.index.json"
 _META = ("_class_name", "_diffusers_version", "_name_or_path")
-_KL = "AutoencoderKL"
+_CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
-_PLAIN = {
+_KL = {
     "in_channels": ("channels", 3, "a positive whole number"),
     "out_channels": ("out_channels", 3, "a positive whole number"),
     "latent_channels": ("latent_channels", 4, "a positive whole number"),
@@ -36,6 +39,24 @@ _PLAIN = {
 }
 """Fields of AutoencoderKL: ours, diffusers' default, what is accepted."""
 
+_TINY = {
+    "in_channels": ("channels", 3, "a positive whole number"),
+    "latent_channels": ("latent_channels", 4, "a positive whole number"),
+    "num_encoder_blocks": ("encoder_blocks", (1, 3, 3, 3), "a list of whole numbers"),
+    "num_decoder_blocks": ("decoder_blocks", (3, 3, 3, 1), "a list of whole numbers"),
+    "scaling_factor": ("scaling_factor", 1.0, "a number"),
+    "shift_factor": ("shift_factor", 0.0, "a number"),
+}
+_TINY_FIXED = {
+    "act_fn": ("relu",),
+    "upsample_fn": ("nearest",),
+    "upsampling_scaling_factor": (2,),
+    "latent_magnitude": (3,),
+    "latent_shift": (0.5,),
+    "force_upcast": (False,),
+}
+_WIDTHS = ("encoder_block_out_channels", "decoder_block_out_channels")
+
 
 def _natural(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
@@ -53,18 +74,22 @@ _ACCEPTED: dict[str, Callable[[Any], bool]] = {
     "a list of positive whole numbers": lambda x: (
         isinstance(x, list | tuple) and len(x) > 0 and all(map(_natural, x))
     ),
+    "a list of whole numbers": lambda x: (
+        isinstance(x, list | tuple) and all(n == 0 or _natural(n) for n in x)
+    ),
     "a list of numbers or null": lambda x: (
         x is None or isinstance(x, list | tuple) and all(map(_number, x))
     ),
 }
 
 
-def load_codec(folder: str | Path) -> tuple[AutoencoderKL, Params]:
+def load_codec(folder: str | Path) -> tuple[ImageCodec, Params]:
     """A codec and its parameters (float32) from a folder that diffusers wrote.
 
-    folder: of an AutoencoderKL (config.json and diffusion_pytorch_model .safetensors,
-        whole or sharded; .bin needs torch), or of a pipeline, whose `vae` is read.
-        Attention may have the names of old folders (`query`) or of new (`to_q`).
+    folder: of an AutoencoderKL or AutoencoderTiny (config.json and
+        diffusion_pytorch_model .safetensors, whole or sharded; .bin needs torch), or of
+        a pipeline, whose `vae` is read. An AutoencoderKL's attention may have the names
+        of old folders (`query`) or of new (`to_q`).
 
     Raises FileNotFoundError, and ValueError naming the config's field or the tensor
     that is unknown, missing or cannot be honoured.
@@ -76,40 +101,68 @@ def load_codec(folder: str | Path) -> tuple[AutoencoderKL, Params]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} has no config.json, but accepted is the folder of a diffusers "
-            f"{_KL}, or of a pipeline with one"
+            f"{' or '.join(_CLASSES)}, or of a pipeline with one"
         )
     config = read_json(path)
-    name = config.get("_class_name", _KL)
-    if name != _KL:
-        raise ValueError(f"{path} is of a {name}, but accepted is {_KL}")
-    codec = _read_kl(path, config)
+    name = config.get("_class_name", "AutoencoderKL")
+    if name not in _CLASSES:
+        raise ValueError(
+            f"{path} is of a {name}, but accepted is {' or '.join(_CLASSES)}"
+        )
     source = _weights(folder)
-    return codec, unpack(_kl_names(codec, source), codec, source)
+    if name == "AutoencoderTiny":
+        tiny = _read_tiny(path, config)
+        return tiny, unpack(tiny_layout(tiny), tiny, source)
+    codec = _read_kl(path, config)
+    old = any(key.endswith(".query.weight") for key in source.shapes)
+    layout = kl_layout(codec, OLD_DIFFUSERS if old else DIFFUSERS)
+    return codec, unpack(layout, codec, source)
 
 
 def save_codec(
     folder: str | Path,
-    codec: AutoencoderKL,
+    codec: ImageCodec,
     params: Params,
     *,
     dtype: DType = "float32",
 ) -> None:
     """Write the folder that diffusers reads: the inverse of `load_codec`.
 
-    Raises ValueError for parameters that are not the codec's, and for a folder that
-    holds a sharded model.
+    Raises ValueError for another codec, for parameters that are not the codec's, and
+    for a folder that holds a sharded model.
     """
     folder = Path(folder)
     if (folder / f"{_WEIGHTS}{_INDEX}").exists():
         raise ValueError(
             f"{folder} holds a sharded model already: save to another folder"
         )
-    config, layout = _write_kl(codec), kl_layout(codec)
+    config = config_of(codec)
+    if isinstance(codec, AutoencoderTiny):
+        layout = tiny_layout(codec)
+    else:
+        layout = kl_layout(codec)
     tensors = pack(layout, codec, params)
-    config |= {"_class_name": _KL, "_diffusers_version": "0.36.0"}
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / f"{_WEIGHTS}.safetensors", tensors, dtype)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def config_of(codec: ImageCodec) -> dict[str, Any]:
+    """What diffusers' config.json of this codec holds.
+
+    Raises ValueError for a codec that diffusers cannot express.
+    """
+    if isinstance(codec, AutoencoderKL):
+        config = _write_kl(codec)
+    elif isinstance(codec, AutoencoderTiny):
+        config = _write_tiny(codec)
+    else:
+        raise ValueError(
+            f"codec is a {type(codec).__name__}, but accepted is "
+            f"{' or '.join(_CLASSES)}"
+        )
+    name = type(codec).__name__
+    return config | {"_class_name": name, "_diffusers_version": "0.36.0"}
 
 
 def _read(
@@ -138,8 +191,8 @@ def _known(path: Path, config: Mapping[str, Any], known: Any, fixed: Any) -> Non
 
 def _read_kl(path: Path, config: dict[str, Any]) -> AutoencoderKL:
     types = ("down_block_types", "up_block_types")
-    _known(path, config, (*_PLAIN, *types), {"act_fn": ("silu", "swish")})
-    fields = _read(path, config, _PLAIN)
+    _known(path, config, (*_KL, *types), {"act_fn": ("silu", "swish")})
+    fields = _read(path, config, _KL)
     last = len(fields["widths"]) - 1
     down, up = (_attended(path, config, field, last) for field in types)
     if down != {last - i for i in up}:
@@ -174,7 +227,7 @@ def _block_types(field: str) -> tuple[str, str]:
 
 
 def _write_kl(codec: AutoencoderKL) -> dict[str, Any]:
-    config = {field: getattr(codec, ours) for field, (ours, _, _) in _PLAIN.items()}
+    config = {field: getattr(codec, ours) for field, (ours, _, _) in _KL.items()}
     config["out_channels"] = codec.out_channels or codec.channels
     levels = range(len(codec.widths))
     down, up = _block_types("down"), _block_types("up")
@@ -183,9 +236,41 @@ def _write_kl(codec: AutoencoderKL) -> dict[str, Any]:
     return config | {"act_fn": "silu"}
 
 
-def _kl_names(codec: AutoencoderKL, source: Source) -> Layout:
-    old = any(key.endswith(".query.weight") for key in source.shapes)
-    return kl_layout(codec, OLD_DIFFUSERS if old else DIFFUSERS)
+def _read_tiny(path: Path, config: dict[str, Any]) -> AutoencoderTiny:
+    known = (*_TINY, *_WIDTHS, "out_channels", "block_out_channels")
+    _known(path, config, known, _TINY_FIXED)
+    fields = _read(path, config, _TINY)
+    if config.get("out_channels", 3) != fields["channels"]:
+        raise ValueError(
+            f"{path} has out_channels {config.get('out_channels', 3)!r}, but it must "
+            f"be in_channels, {fields['channels']}"
+        )
+    widths = []
+    for field, blocks in zip(
+        _WIDTHS, (fields["encoder_blocks"], fields["decoder_blocks"]), strict=True
+    ):
+        given = config.get(field, [64] * 4)
+        if len(given) != len(blocks) or len(set(given)) != 1 or not _natural(given[0]):
+            raise ValueError(
+                f"{path} has {field} {given!r}, but it must be one positive whole "
+                f"number, {len(blocks)} times"
+            )
+        widths.append(given[0])
+    return AutoencoderTiny(**fields, widths=(widths[0], widths[1]))
+
+
+def _write_tiny(codec: AutoencoderTiny) -> dict[str, Any]:
+    if codec.latents_mean is not None:
+        raise ValueError(
+            "codec has latents_mean, but diffusers' AutoencoderTiny has no such field"
+        )
+    config = {field: getattr(codec, ours) for field, (ours, _, _) in _TINY.items()}
+    config |= {field: values[0] for field, values in _TINY_FIXED.items()}
+    levels = len(codec.encoder_blocks)
+    for field, width in zip(_WIDTHS, codec.widths, strict=True):
+        config[field] = [width] * levels
+    config["block_out_channels"] = config[_WIDTHS[1]]
+    return config | {"out_channels": codec.channels}
 
 
 def _weights(folder: Path) -> Source:

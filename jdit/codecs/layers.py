@@ -7,45 +7,9 @@ from einops import rearrange, repeat
 from jax import lax
 
 from jdit import ops
-from jdit.linear import Init, Linear, leaf
+from jdit.conv import Conv, uniform
+from jdit.linear import Linear, leaf
 from jdit.typing import Array, Float
-
-uniform: Init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Uniform within `1 / sqrt(fan in)`: how torch starts a convolution."""
-
-
-class Conv(nn.Module):
-    """A convolution over two axes; parameters `kernel` (`h w d e`) and `bias` (`e`).
-
-    padding: zeros before and after, on both axes. The kernel may be an array-like leaf
-    (`jdit.linear.contract`) whose leading axes are `h w`: it is made dense here,
-    because a convolution is no contraction of the stream as it lies in memory.
-    """
-
-    features: int
-    size: int = 3
-    stride: int = 1
-    padding: tuple[int, int] = (1, 1)
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b y x e"]:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = leaf(self, "kernel", uniform, shape)
-        if hasattr(kernel, "contract"):
-            kernel = kernel.dense()
-        y = lax.conv_general_dilated(
-            x,
-            kernel.astype(x.dtype),
-            (self.stride, self.stride),
-            (self.padding, self.padding),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        if self.use_bias:
-            bias = leaf(self, "bias", nn.initializers.zeros, (self.features,))
-            y = y + bias.astype(y.dtype)
-        return y
-
 
 class GroupNorm(nn.Module):
     """Normalise groups of channels over the whole image (Wu and He, 2018, equation 7).

@@ -4,6 +4,7 @@
 from dataclasses import dataclass, replace
 
 from jdit.codecs.kl import AutoencoderKL
+from jdit.codecs.tiny import AutoencoderTiny
 from jdit.interop.layout import Layout, Rule, linear, norm
 
 POINT = "e d 1 1 -> d e"
@@ -117,3 +118,36 @@ def kl_layout(codec: AutoencoderKL, names: Names = DIFFUSERS) -> Layout:
     if codec.post_quant:
         rules += linear("post_quant_conv", "post_quant", POINT)
     return Layout(names.layout, tuple(rules))
+
+
+def tiny_layout(codec: AutoencoderTiny) -> Layout:
+    """The tensors of diffusers' AutoencoderTiny, which counts layers through."""
+    rules: list[Rule] = []
+    for side, levels in (
+        ("encoder", codec.encoder_blocks),
+        ("decoder", codec.decoder_blocks),
+    ):
+        count = 0
+
+        def conv(ours: str, bias: bool = True, side: str = side) -> None:
+            nonlocal count
+            key = f"{side}.layers.{count}"
+            rules.extend(linear(key, f"{side}/{ours}", CONV, bias=bias))
+            count += 1
+
+        conv("in")
+        count += side == "decoder"  # the activation
+        for i, blocks in enumerate(levels):
+            if i and side == "encoder":
+                conv(f"shrink_{i}", bias=False)
+            for j in range(blocks):
+                for k in range(3):
+                    key = f"{side}.layers.{count}.conv.{2 * k}"
+                    ours = f"{side}/level_{i}_block_{j}/conv_{k}"
+                    rules.extend(linear(key, ours, CONV))
+                count += 1
+            if i < len(levels) - 1 and side == "decoder":
+                count += 1  # the upsampling
+                conv(f"grow_{i}", bias=False)
+        conv("out")
+    return Layout("diffusers' AutoencoderTiny", tuple(rules))

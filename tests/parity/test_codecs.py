@@ -4,6 +4,7 @@
 Each stage is compared in the order of computation, so that a failure says where.
 """
 
+import json
 from functools import partial
 
 import jax
@@ -14,7 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from jdit.codecs import load_codec  # noqa: E402
+from jdit import codecs  # noqa: E402
+from jdit.codecs import load_codec, save_codec  # noqa: E402
 from jdit.codecs.kl import Decoder, Encoder  # noqa: E402
 
 pytestmark = pytest.mark.parity
@@ -49,12 +51,12 @@ KL = {
 kinds = pytest.mark.parametrize("kind", KL)
 
 
-def perturb(net):
+def perturb(net, size=0.1):
     """Values that are not the initial ones: norms scale and shift, biases are there."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in net.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+            parameter.add_(torch.randn_like(parameter) * size)
     return net.eval()
 
 
@@ -152,3 +154,103 @@ def test_autoencoder_kl(tmp_path, kind):
         near(ours.logvar, posterior.logvar, "logvar")
         np.testing.assert_allclose(ours.kl(), posterior.kl().numpy(), rtol=1e-5)
         near(jax.jit(codec.decode)(params, z), image, "image")
+
+
+def tiny(latents=4, encoder=(1, 2, 1), decoder=(2, 1, 1), widths=(8, 16)):
+    torch.manual_seed(0)
+    config = dict(
+        latent_channels=latents,
+        num_encoder_blocks=encoder,
+        num_decoder_blocks=decoder,
+        encoder_block_out_channels=(widths[0],) * len(encoder),
+        decoder_block_out_channels=(widths[1],) * len(decoder),
+    )
+    return perturb(diffusers.AutoencoderTiny(**config), 0.03)
+
+
+TINY = {"sd": dict(), "sd3": dict(latents=16, encoder=(1, 0), decoder=(2, 1))}
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_autoencoder_tiny(tmp_path, kind):
+    net = tiny(**TINY[kind])
+    net.save_pretrained(tmp_path)
+    codec, params = load_codec(tmp_path)
+    for height, width in ((16, 16), (8, 20)):
+        x = batch(3, height, width)
+        shape = height // codec.factor, width // codec.factor
+        z = 4 * batch(codec.latent_channels, *shape, seed=1)
+        with torch.no_grad():
+            latents, image = net.encode(theirs(x)).latents, net.decode(theirs(z)).sample
+        posterior = jax.jit(codec.encode)(params, x)
+        near(posterior.mode, latents, "mean")
+        key = jax.random.key(0)
+        assert np.array_equal(posterior.sample(key), posterior.mode)
+        near(jax.jit(codec.decode)(params, z), image, "image")
+
+
+NETS = {
+    **{kind: partial(kl, **config) for kind, config in KL.items()},
+    **{f"tiny {kind}": partial(tiny, **config) for kind, config in TINY.items()},
+}
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_diffusers_reads_what_was_saved(tmp_path, kind):
+    net, dtype = NETS[kind](), "bfloat16" if kind == "sdxl" else "float32"
+    net = net.to(getattr(torch, dtype))
+    shard = "20KB" if kind == "sd3" else "1GB"
+    net.save_pretrained(tmp_path / "a", max_shard_size=shard)
+    save_codec(tmp_path / "b", *load_codec(tmp_path / "a"), dtype=dtype)
+    again, notes = type(net).from_pretrained(
+        tmp_path / "b", torch_dtype=net.dtype, output_loading_info=True
+    )
+    assert not any(notes.values())
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    want, written = (
+        json.loads((tmp_path / folder / "config.json").read_text()) for folder in "ab"
+    )
+    version = "_diffusers_version"
+    assert written | {version: 0} == want | {version: 0}
+
+
+def test_old_names_of_attention(tmp_path):
+    net = kl(**KL["va"])
+    net.save_pretrained(tmp_path)
+    _, want = load_codec(tmp_path)
+    state = net.state_dict()
+    for new, old in (
+        ("to_q", "query"),
+        ("to_k", "key"),
+        ("to_v", "value"),
+        ("to_out.0", "proj_attn"),
+    ):
+        state = {key.replace(f".{new}.", f".{old}."): x for key, x in state.items()}
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(state, tmp_path / "diffusion_pytorch_model.bin")
+    _, params = load_codec(tmp_path)
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, want))
+
+
+FULL = {
+    "sd": (codecs.sd_vae(), 83_653_863),
+    "sdxl": (codecs.sdxl_vae(), None),
+    "sd3": (codecs.sd3_vae(), None),
+    "flux": (codecs.flux_vae(), None),
+    "va": (codecs.va_vae(), None),
+    "taesd": (codecs.taesd(), None),
+    "taesd3": (codecs.taesd(16), None),
+}
+
+
+@pytest.mark.parametrize("kind", FULL)
+def test_published_sizes_have_as_many_parameters(tmp_path, kind):
+    codec, published = FULL[kind]
+    shapes = jax.eval_shape(codec.init, jax.random.key(0))
+    ours = sum(x.size for x in jax.tree.leaves(shapes))
+    cls = getattr(diffusers, type(codec).__name__)
+    with torch.device("meta"):
+        net = cls.from_config(codecs.diffusers.config_of(codec))
+    theirs = sum(x.numel() for x in net.parameters())
+    assert ours == theirs and published in (None, ours)
