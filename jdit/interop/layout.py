@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from jdit.interop.files import Source
+from jdit.interop.files import DType, Source
 from jdit.typing import Params
 
 Twist = Callable[[np.ndarray, Any], np.ndarray]
@@ -154,8 +154,37 @@ def nest(leaves: Mapping[str, Any]) -> Params:
     return tree
 
 
-def unpack(layout: Layout, model: Any, source: Source) -> Params:
-    """Our parameters from foreign tensors, float32, one tensor in memory at a time.
+@dataclass(frozen=True)
+class Placement:
+    """Where parameters go as they are read, and in what dtype.
+
+    dtype: of all parameters; those stored in another are rounded to nearest even.
+    sharding: of each parameter, as a function of its path ("blocks/mlp/in/kernel") and
+        shape; None places it whole on the default device. Each device is given its
+        own part alone.
+    """
+
+    dtype: DType = "float32"
+    sharding: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None
+
+    @property
+    def host(self) -> np.dtype:
+        """The dtype in numpy."""
+        return np.dtype(jnp.dtype(self.dtype))
+
+    def __call__(self, name: str, value: np.ndarray) -> jax.Array:
+        """The parameter of that path, on its devices."""
+        value = np.asarray(value, self.host)
+        if self.sharding is None:
+            return jnp.asarray(value)
+        place = self.sharding(name, value.shape)
+        return jax.make_array_from_callback(value.shape, place, value.__getitem__)
+
+
+def unpack(
+    layout: Layout, model: Any, source: Source, place: Placement = Placement()
+) -> Params:
+    """Our parameters from foreign tensors, one of ours in host memory at a time.
 
     Raises ValueError, which names the key, for a missing or unknown tensor, a wrong
     shape, a position table that is not the model's, or layers that should repeat one
@@ -174,7 +203,7 @@ def unpack(layout: Layout, model: Any, source: Source) -> Params:
             if rule.stacked:
                 if layer == 0:
                     held = [
-                        np.empty((len(layers), *part.shape), np.float32)
+                        np.empty((len(layers), *part.shape), place.host)
                         for part in parts
                     ]
                 for stack, part in zip(held, parts, strict=True):
@@ -187,7 +216,7 @@ def unpack(layout: Layout, model: Any, source: Source) -> Params:
                     "in a DiT all layers read one embedding"
                 )
         for (name, _), value in zip(rule.ours, held, strict=True):
-            ours[name] = jnp.asarray(value)
+            ours[name] = place(name, value)
     return nest(ours)
 
 
