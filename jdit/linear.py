@@ -16,6 +16,11 @@ xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 
 
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """`x Phi(x)` by the error function, torch's default; `nn.gelu` is the tanh one."""
+    return nn.gelu(x, approximate=False)
+
+
 def contract(x: Float[Array, "*b d"], kernel: Any) -> Float[Array, "*b e"]:
     """Multiply activations by a weight of shape `d e`, in the dtype of `x`.
 
@@ -73,8 +78,33 @@ class Mlp(nn.Module):
 
     hidden: int
     activation: Callable[[jax.Array], jax.Array] = nn.gelu  # the tanh approximation
+    kernel_init: Init = xavier
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        hidden = jax.checkpoint(self.activation)(Linear(self.hidden, name="in")(x))
-        return Linear(x.shape[-1], name="out")(hidden)
+        y = Linear(self.hidden, kernel_init=self.kernel_init, name="in")(x)
+        y = jax.checkpoint(self.activation)(y)
+        return Linear(x.shape[-1], kernel_init=self.kernel_init, name="out")(y)
+
+
+def _gated(gate: jax.Array, value: jax.Array) -> jax.Array:
+    return nn.silu(gate) * value
+
+
+class SwiGLU(nn.Module):
+    """A gated MLP: `(silu(x g) * (x v)) o` (Shazeer, 2020, equation 6).
+
+    The gate and the value are one product: parameter `in` holds `g`, then `v`, `d 2h`.
+
+    hidden: h. A block as large as an MLP of hidden width H has h near 2/3 H.
+    use_bias: whether the linear layers have biases.
+    """
+
+    hidden: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        both = Linear(2 * self.hidden, self.use_bias, name="in")(x)
+        hidden = jax.checkpoint(_gated)(*jnp.split(both, 2, -1))
+        return Linear(x.shape[-1], self.use_bias, name="out")(hidden)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdit.conditioning import Labels
-from jdit.models import Backbone, DiT
+from jdit.conditioning import Labels, Text
+from jdit.models import Backbone, DiT, MMDiT, UViT
 
 BATCH = 2
 
@@ -31,16 +31,53 @@ class Member:
     """model: tiny. conditions: of `BATCH` images.
 
     starts_at_zero: whether the published initialisation gives zero output.
+    idle: parameters that published weights hold and no output depends on.
     """
 
     model: Backbone
     conditions: dict[str, Any] = field(default_factory=dict)
     starts_at_zero: bool = True
+    idle: tuple[str, ...] = ()
 
+
+FIVE = dict(conditioning=Labels(5))
 
 ALBUM = {
     "dit": Member(
         DiT(grid=(8, 8), channels=2, dim=32, depth=3, heads=2, conditioning=Labels(5)),
+        {"label": jnp.array([0, 4])},
+    ),
+    "uvit": Member(
+        UViT((4, 6), 2, dim=32, depth=4, heads=2, conditioning=Labels(5)),
+        {"label": jnp.array([0, 4])},
+        starts_at_zero=False,
+    ),
+    "uvit-text": Member(
+        UViT((4, 4), 2, dim=32, depth=2, heads=2, conditioning=Text(6), text_tokens=3),
+        {"text": draw(BATCH, 3, 6)},
+        starts_at_zero=False,
+    ),
+    "mmdit": Member(
+        MMDiT(
+            grid=(8, 4),
+            channels=2,
+            dim=32,
+            depth=3,
+            heads=2,
+            qk_norm=True,
+            dual_layers=1,
+            max_size=6,
+            conditioning=Text(12, 10),
+        ),
+        text(5, 12, pooled=draw(BATCH, 10)),
+        idle=("['last']['attention']['text']['q_norm']['scale']",),
+    ),
+    "lightning-dit": Member(
+        LightningDiT((4, 6), 2, 4, 1, 32, 2, 2, 40, qk_norm=True, **FIVE),
+        {"label": jnp.array([0, 4])},
+    ),
+    "lightning-dit-wo-shift": Member(
+        LightningDiT((4, 4), 2, None, 2, 32, 2, 2, 40, shift=False, **FIVE),
         {"label": jnp.array([0, 4])},
     ),
 }

@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "jdit").rglob("*.py"))
 # Lower layers first. A module may import its own layer and those below it.
 LAYERS = [
     {"typing"},
-    {"linear", "norms"},
+    {"linear", "norms", "conv"},
     {"ops"},
     {"tokens", "conditioning"},
     {"attention"},

@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jdit.attention.heads import attend, split_heads
-from jdit.linear import Linear
+from jdit.linear import Init, Linear, xavier
 from jdit.norms import RMSNorm
 from jdit.typing import Array, Float
 
@@ -15,11 +15,14 @@ class SelfAttention(nn.Module):
 
     heads:   number of heads; the width must be a multiple.
     qk_norm: RMS-normalise queries and keys per head (as in SD3).
+    qkv_bias: whether the projection to queries, keys and values has a bias.
     rotary:  cosines and sines of `rotary_table`, or None for no rotation.
     """
 
     heads: int
     qk_norm: bool = False
+    qkv_bias: bool = True
+    kernel_init: Init = xavier
 
     @nn.compact
     def __call__(
@@ -28,9 +31,10 @@ class SelfAttention(nn.Module):
         rotary: tuple[Array, Array] | None = None,
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
-        qkv = Linear(3 * dim, name="qkv")(x)
+        qkv = Linear(3 * dim, self.qkv_bias, self.kernel_init, name="qkv")(x)
         # Split, then turn: the gradient is one concatenation, not three padded sums.
         q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, -1))
         if self.qk_norm:
             q, k = RMSNorm(name="q_norm")(q), RMSNorm(name="k_norm")(k)
-        return Linear(dim, name="out")(attend(q, k, v, rotary=rotary))
+        x = attend(q, k, v, rotary=rotary)
+        return Linear(dim, kernel_init=self.kernel_init, name="out")(x)

@@ -11,6 +11,7 @@ from jdit.conv import Conv, uniform
 from jdit.linear import Linear, leaf
 from jdit.typing import Array, Float
 
+
 class GroupNorm(nn.Module):
     """Normalise groups of channels over the whole image (Wu and He, 2018, equation 7).
 

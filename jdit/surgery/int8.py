@@ -52,14 +52,15 @@ class Int8:
 class Quantise:
     """Store kernels in eight bits with a step size per output channel.
 
-    targets: by default every kernel of the blocks, where nearly all parameters are.
+    targets: by default every kernel of the blocks, where nearly all parameters are
+        (of stages whose names end in "blocks").
         There is no neutral setting but leaving kernels out; each weight moves by at
         most half a step, which is max|w| / 254 of its output channel.
 
     Raises ValueError for targets that name no kernel, or one that is not an array.
     """
 
-    targets: Targets = r"^blocks/.*kernel$"
+    targets: Targets = r"^[^/]*blocks/.*kernel$"
 
     def __call__(self, model: Any, params: Params, key: Key) -> tuple[Any, Params]:
         def change(path: str, kernel: Any) -> Int8:
