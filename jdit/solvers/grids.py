@@ -128,6 +128,24 @@ class Trailing:
 
 
 @dataclass(frozen=True)
+class Linspace:
+    """Indices equally spaced from the last to 0, which is left out, rounded.
+
+    The default spacing of diffusers' multistep solvers: the last evaluation stays
+    further from data than that of `Respaced` ("linspace" in Lin et al., 2024, table 2,
+    is that one).
+    """
+
+    total: int = 1000
+
+    def __call__(self, process: Gaussian, steps: int) -> Float[Array, " s"]:
+        _check_total(steps, self.total - 1)
+        return _indices(
+            np.round(np.linspace(0, self.total - 1, steps + 1))[1:], self.total
+        )
+
+
+@dataclass(frozen=True)
 class EDMRho:
     """Noise levels whose `1 / rho`-th powers are equally spaced, then 0.
 
@@ -201,6 +219,28 @@ class Shifted:
     def __call__(self, process: Gaussian, steps: int) -> Float[Array, " s"]:
         time = self.inner(process, steps)
         return self.shift * time / (1 + (self.shift - 1) * time)
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """Another grid's times, of which the last before 0 becomes `last`.
+
+    Their distances from 1 are scaled alike (LTX-Video, HaCohen et al., 2024, and
+    Qwen-Image stretch a shifted grid so, to 0.1 and 0.02).
+    """
+
+    last: float = 0.02
+    inner: Grid = Uniform()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.last < 1:
+            raise ValueError(f"last is {self.last}, but it must lie between 0 and 1")
+
+    def __call__(self, process: Gaussian, steps: int) -> Float[Array, " s"]:
+        time = self.inner(process, steps)[:-1]
+        if steps == 1:
+            return _to_zero(time)
+        return _to_zero(1 - (1 - time) * (1 - self.last) / (1 - time[-1]))
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,12 @@ from jdit.solvers import (
     IncreasingDecreasing,
     Leading,
     LinearDiffusion,
+    Linspace,
     LogSNR,
     Respaced,
     Shifted,
     Sigmoid,
+    Stretched,
     Sway,
     Times,
     Trailing,
@@ -101,6 +103,8 @@ GRIDS = [
     Sigmoid(),
     Sway(),
     Sway(0.5),
+    Linspace(),
+    Stretched(0.1, Shifted(3.0)),
 ]
 
 

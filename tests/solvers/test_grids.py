@@ -9,10 +9,12 @@ from jdit.processes import EDM, GVP, Gaussian, Linear, VPLinear, log_snr
 from jdit.solvers import (
     EDMRho,
     Leading,
+    Linspace,
     LogSNR,
     Respaced,
     Shifted,
     Sigmoid,
+    Stretched,
     Sway,
     Trailing,
     Uniform,
@@ -41,6 +43,22 @@ def test_leading_and_trailing_indices():
     assert indices(Leading(1000), 10) == list(range(0, 1000, 100))
     assert indices(Leading(1000, offset=1), 10) == list(range(1, 1000, 100))
     assert indices(Trailing(1000), 10) == list(range(99, 1000, 100))
+
+
+def test_linspace_indices():
+    """The first of the indices 0, 100, 200, ... is left out."""
+    assert indices(Linspace(1001), 10) == list(range(100, 1001, 100))
+    assert indices(Linspace(1000), 1) == [999]
+
+
+def test_a_stretched_grid_ends_where_it_is_told():
+    """Distances from 1 keep their ratios."""
+    plain, times = (np.asarray(g(FLOW, 5)) for g in (Uniform(), Stretched(0.02)))
+    assert times[-2] == pytest.approx(0.02) and times[0] == 1
+    ratio = (1 - times[1:-1]) / (1 - plain[1:-1])
+    np.testing.assert_allclose(ratio, 0.98 / 0.8, rtol=1e-5)
+    with pytest.raises(ValueError, match="last is 0"):
+        Stretched(0.0)
 
 
 def test_uniform_with_another_last_step():
