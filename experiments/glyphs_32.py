@@ -37,7 +37,7 @@ def recipe() -> Recipe:
         process=Gaussian(),
         objective=Denoising(times=LogitNormal()),
         training=Training(
-            steps=2500,
+            steps=4000,
             batch=64,
             learning_rate=1e-3,
             warmup=200,

@@ -9,10 +9,10 @@ images, AdamW with betas (0.99, 0.99), rate 2e-4 after 5,000 steps of warm-up, w
 decay 0.03, EMA 0.9999, labels dropped with probability 0.1, 50 steps of DPM-Solver,
 guidance 0.4 beyond the conditional prediction. Published result: FID 2.29.
 
-Chosen here: DPM-Solver++ of order 2 stands for DPM-Solver of order 3; the posterior of the stored moments
-is sampled anew each time, as published; gradients are not clipped, as published. The
-published optimizer also decays norms, biases and other vectors (all but the positions),
-and here only kernels are.
+Chosen here: DPM-Solver++ of order 2 stands for DPM-Solver of order 3; the posterior of
+the stored moments is sampled anew each time, as published; gradients are not clipped,
+as published. The published optimizer also decays norms, biases and other vectors (all
+but the positions), and here only kernels are.
 """
 
 from jdit.data import Latents, PosteriorSample

@@ -10,6 +10,7 @@ import numpy as np
 
 from jdit.conditioning import Labels, Text
 from jdit.models import Backbone, DiT, MMDiT, UViT
+from jdit.models.lightning_dit import LightningDiT
 
 BATCH = 2
 

@@ -11,6 +11,7 @@ from jdit.codecs.kl import (
     sdxl_vae,
     va_vae,
 )
+from jdit.codecs.tiled import Tiled
 from jdit.codecs.tiny import AutoencoderTiny, taesd
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "AutoencoderTiny",
     "Codec",
     "Posterior",
+    "Tiled",
     "flux_vae",
     "load_codec",
     "save_codec",

@@ -4,10 +4,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdit.typing import Conditions, Key
+from jdit.conditioning.time import normal
+from jdit.linear import Linear
+from jdit.typing import Array, Conditions, Float, Key
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,14 @@ class Text:
             return jnp.where(rows, null, given)
 
         return jax.tree.map(pick, self.null(conditions), conditions)
+
+
+class VectorEmbedding(nn.Module):
+    """Linear, SiLU, Linear to width `dim`: how MM-DiT and Flux read pooled text."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b e"]) -> Float[Array, "b d"]:
+        x = nn.silu(Linear(self.dim, kernel_init=normal, name="in")(x))
+        return Linear(self.dim, kernel_init=normal, name="out")(x)

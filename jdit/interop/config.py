@@ -38,7 +38,11 @@ ACCEPTED: dict[str, Callable[[Any], bool]] = {
     "true or false": lambda x: isinstance(x, bool),
     "true, false or null": lambda x: x is None or isinstance(x, bool),
     "a list of positive whole numbers": _naturals,
+    "a list of whole numbers": lambda x: (
+        isinstance(x, list | tuple) and all(y == 0 or _natural(y) for y in x)
+    ),
     "a string": lambda x: isinstance(x, str),
+    "a string or null": lambda x: x is None or isinstance(x, str),
 }
 """What a field may hold, in the words of the error message."""
 

@@ -30,7 +30,7 @@ def positions(model: DiT) -> np.ndarray:
     return np.asarray(sincos(model.tokens.coordinates(), model.dim))[None]
 
 
-def _negate(values: np.ndarray, model: DiT) -> np.ndarray:
+def negate(values: np.ndarray, model: DiT) -> np.ndarray:
     """Turn the sign of the prediction's channels and leave the unused variance."""
     out = model.out_channels or model.channels
     predicted = np.arange(values.shape[-1]) % out < model.channels
@@ -38,7 +38,7 @@ def _negate(values: np.ndarray, model: DiT) -> np.ndarray:
 
 
 def _published(name: str, negated: bool = False) -> Layout:
-    twist = _negate if negated else None
+    twist = negate if negated else None
     return Layout(
         name,
         (
