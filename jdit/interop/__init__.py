@@ -7,15 +7,18 @@ from jdit.interop.diffusers import (
     to_diffusers,
 )
 from jdit.interop.dit import load_dit, load_sit, save_dit, save_sit
+from jdit.interop.lightning_dit import load_lightning_dit, save_lightning_dit
 from jdit.interop.uvit import load_uvit, save_uvit
 
 __all__ = [
     "from_diffusers",
     "load_dit",
+    "load_lightning_dit",
     "load_sit",
     "load_uvit",
     "process_from_diffusers",
     "save_dit",
+    "save_lightning_dit",
     "save_sit",
     "save_uvit",
     "to_diffusers",

@@ -3,7 +3,22 @@
 
 from jdit.models.backbone import Backbone, Output
 from jdit.models.dit import DiT, dit, sit
+from jdit.models.lightning_dit import LightningDiT, lightning_dit
 from jdit.models.mmdit import MMDiT, sd3, sd35_large, sd35_medium
 from jdit.models.uvit import UViT, uvit
 
-__all__ = ["Backbone", "DiT", "MMDiT", "Output", "UViT", "dit", "sd3", "sd35_large", "sd35_medium", "sit", "uvit"]
+__all__ = [
+    "Backbone",
+    "DiT",
+    "LightningDiT",
+    "MMDiT",
+    "Output",
+    "UViT",
+    "dit",
+    "lightning_dit",
+    "sd3",
+    "sd35_large",
+    "sd35_medium",
+    "sit",
+    "uvit",
+]
