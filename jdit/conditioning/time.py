@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from jdit.linear import Linear
 from jdit.typing import Array, Float
@@ -79,6 +80,28 @@ class Sinusoids:
 
     def __call__(self, value: Float[Array, " b"]) -> Float[Array, "b e"]:
         return frequencies(value, self.count, self.max_period, self.shift)
+
+
+@dataclass(frozen=True)
+class Fourier:
+    """[sin, cos] of `2 pi value f` at fixed frequencies f (Song et al., 2021, app. C).
+
+    frequencies: drawn once from a normal distribution (`fourier`), or those with which
+        published weights were trained. They are no parameters: nothing learns them.
+    """
+
+    frequencies: tuple[float, ...]
+
+    def __call__(self, value: Float[Array, " b"]) -> Float[Array, "b e"]:
+        f = jnp.asarray(self.frequencies, jnp.float32)
+        angles = value.astype(jnp.float32)[:, None] * f * 2 * jnp.pi
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+
+
+def fourier(count: int = 256, scale: float = 1.0, seed: int = 0) -> Fourier:
+    """`count` frequencies from a normal distribution of this scale, float32."""
+    drawn = scale * np.random.default_rng(seed).normal(size=count)
+    return Fourier(tuple(drawn.astype(np.float32).tolist()))
 
 
 class TimeEmbedding(nn.Module):

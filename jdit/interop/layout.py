@@ -59,7 +59,8 @@ class Rule:
 
     def forward(self, theirs: list[np.ndarray], model: Any) -> list[np.ndarray]:
         """Our parameters (of one layer) from their tensors."""
-        joined = np.concatenate([rearrange(x, self.pattern) for x in theirs], -1)
+        parts = [rearrange(x, self.pattern, **dict(self.sizes)) for x in theirs]
+        joined = np.concatenate(parts, -1)
         joined = joined if self.twist is None else self.twist(joined, model)
         shares = np.cumsum([share for _, share in self.ours])
         cuts = shares[:-1] * (joined.shape[-1] // shares[-1])

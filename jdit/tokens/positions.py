@@ -3,6 +3,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from jdit.typing import Array, Float
 
@@ -52,6 +53,18 @@ def rotary_table(
     return jnp.asarray(np.cos(table), jnp.float32), jnp.asarray(
         np.sin(table), jnp.float32
     )
+
+
+def interleave(
+    table: tuple[Float[Array, "n k"], Float[Array, "n k"]], axes: int
+) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+    """The rotations of a `rotary_table` of equal shares, with the axes taking turns.
+
+    Pair `axes i + a` of a head belongs to axis a, as in Lumina-Next and DDT; in the
+    table as it is made, all pairs of the first axis come first.
+    """
+    cos, sin = (rearrange(x, "n (a i) -> n (i a)", a=axes) for x in table)
+    return cos, sin
 
 
 def rotate(
