@@ -8,9 +8,11 @@ from jdit.interop.diffusers import (
 )
 from jdit.interop.dit import load_dit, load_sit, save_dit, save_sit
 from jdit.interop.lightning_dit import load_lightning_dit, save_lightning_dit
+from jdit.interop.schedulers import Scheduler, scheduler_from_diffusers
 from jdit.interop.uvit import load_uvit, save_uvit
 
 __all__ = [
+    "Scheduler",
     "from_diffusers",
     "load_dit",
     "load_lightning_dit",
@@ -21,5 +23,6 @@ __all__ = [
     "save_lightning_dit",
     "save_sit",
     "save_uvit",
+    "scheduler_from_diffusers",
     "to_diffusers",
 ]

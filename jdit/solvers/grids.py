@@ -24,10 +24,13 @@ class Uniform:
 
     last: the length of the last step, if it is to be another one: SiT's sampler of the
     SDE makes `steps - 1` equal steps and one of 0.04.
+    least: where the equal steps would end, if not at 0: the last time is 0 all the same
+        (diffusers' flows count down to 1 / 1000).
     """
 
     first: float = 1.0
     last: float | None = None
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.first <= 1:
@@ -37,11 +40,16 @@ class Uniform:
                 f"last is {self.last}, but it must lie between 0 and first "
                 f"({self.first}), or be None"
             )
+        if not 0 <= self.least < self.first or (self.least and self.last):
+            raise ValueError(
+                f"least is {self.least}, but it must lie in [0, {self.first}), and be "
+                "0 where last is given"
+            )
 
     def __call__(self, process: Gaussian, steps: int) -> Float[Array, " s"]:
         _check(steps)
         if self.last is None:
-            return jnp.linspace(self.first, 0.0, steps + 1)
+            return jnp.linspace(self.first, self.least, steps + 1).at[-1].set(0.0)
         return _to_zero(jnp.linspace(self.first, self.last, steps))
 
 

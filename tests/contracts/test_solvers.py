@@ -91,6 +91,7 @@ DIFFUSIONS = [
 GRIDS = [
     Uniform(),
     Uniform(first=0.999, last=0.001),
+    Uniform(least=0.001),
     Respaced(),
     Leading(),
     Leading(offset=1),
