@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdit.conditioning import Labels, Text
-from jdit.models import Backbone, DiT, MMDiT, UViT
-from jdit.models.lightning_dit import LightningDiT
+from jdit.conditioning.frames import KnownFrames
+from jdit.models import Backbone, DiCo, DiT, LightningDiT, MMDiT, UViT, VDT, dit, from, import, jdit, lightning, models
 
 BATCH = 2
 
@@ -80,5 +80,17 @@ ALBUM = {
     "lightning-dit-wo-shift": Member(
         LightningDiT((4, 4), 2, None, 2, 32, 2, 2, 40, shift=False, **FIVE),
         {"label": jnp.array([0, 4])},
+    ),
+    "dico": Member(
+        DiCo((8, 4), 2, 4, dim=16, depths=(2, 1, 1, 1, 1), conditioning=Labels(5)),
+        {"label": jnp.array([0, 4])},
+    ),
+    "vdt": Member(
+        VDT((3, 4, 8), 2, 4, dim=32, depth=2, heads=2, conditioning=KnownFrames(Labels(5))),
+        {
+            "label": jnp.array([0, 4]),
+            "frames": draw(BATCH, 3, 4, 8, 2),
+            "noised": jnp.ones((BATCH, 3, 4, 8)).at[0, 0].set(0).at[1, :, :2].set(0),
+        },
     ),
 }

@@ -2,18 +2,23 @@
 """Backbone families, a file each."""
 
 from jdit.models.backbone import Backbone, Output
+from jdit.models.dico import DiCo, dico
 from jdit.models.dit import DiT, dit, sit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
 from jdit.models.mmdit import MMDiT, sd3, sd35_large, sd35_medium
 from jdit.models.uvit import UViT, uvit
+from jdit.models.vdt import VDT, vdt
 
 __all__ = [
     "Backbone",
+    "DiCo",
     "DiT",
     "LightningDiT",
     "MMDiT",
     "Output",
     "UViT",
+    "VDT",
+    "dico",
     "dit",
     "lightning_dit",
     "sd3",
@@ -21,4 +26,5 @@ __all__ = [
     "sd35_medium",
     "sit",
     "uvit",
+    "vdt",
 ]
