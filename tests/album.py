@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdit.blocks.pixart import Compression
 from jdit.conditioning import Labels, Text
 from jdit.conditioning.frames import KnownFrames
-from jdit.models import Backbone, DiCo, DiT, LightningDiT, MMDiT, UViT, VDT, dit, from, import, jdit, lightning, models
+from jdit.models import VDT, Backbone, DiCo, DiT, MMDiT, UViT
+from jdit.models.lightning_dit import LightningDiT
+from jdit.models.pixart import PixArt, Sizes
 
 BATCH = 2
 
@@ -86,11 +89,35 @@ ALBUM = {
         {"label": jnp.array([0, 4])},
     ),
     "vdt": Member(
-        VDT((3, 4, 8), 2, 4, dim=32, depth=2, heads=2, conditioning=KnownFrames(Labels(5))),
+        VDT(
+            (3, 4, 8),
+            2,
+            4,
+            dim=32,
+            depth=2,
+            heads=2,
+            conditioning=KnownFrames(Labels(5)),
+        ),
         {
             "label": jnp.array([0, 4]),
             "frames": draw(BATCH, 3, 4, 8, 2),
             "noised": jnp.ones((BATCH, 3, 4, 8)).at[0, 0].set(0).at[1, :, :2].set(0),
         },
+    ),
+    "pixart": Member(
+        PixArt(
+            (8, 4),
+            channels=2,
+            out_channels=4,
+            dim=24,
+            depth=3,
+            heads=2,
+            base=3,
+            interpolation=2.0,
+            sizes=Sizes(),
+            compression=Compression(2, 1),
+            conditioning=Text(12),
+        ),
+        text(5, 12, resolution=draw(BATCH, 2), aspect_ratio=draw(BATCH)),
     ),
 }

@@ -127,6 +127,8 @@ class Latents:
         (mean, logvar) side by side on the channel axis; None for plain latents.
     channels_first: x_0 is `n c *g` in the file (PyTorch's order).
     names: names of the labels; numbers if None.
+    conditions: other arrays of the file, by name, that the model is told, such as
+        ("text", "mask") of precomputed text; one row for each example.
 
     Raises FileNotFoundError, or ValueError for a file or an array that does not fit.
     """
@@ -138,6 +140,7 @@ class Latents:
     posterior: Posterior | None = None
     channels_first: bool = False
     names: tuple[str, ...] | None = None
+    conditions: tuple[str, ...] = ()
 
     @functools.cached_property
     def _arrays(self) -> dict[str, NDArray[Any]]:
@@ -164,6 +167,12 @@ class Latents:
             arrays["label"] = _read(Path(self.label_path))["x_0"]
         if "label" in arrays:
             _check_label(arrays["label"], self.names)
+        for name in self.conditions:
+            if name not in arrays:
+                raise ValueError(
+                    f"conditions names {name!r}, but path {self.path!r} holds "
+                    f"{sorted(arrays)}"
+                )
         return arrays
 
     @property
@@ -207,6 +216,7 @@ class Latents:
         columns = {"x_0": arrays["x_0"]}
         if "label" in arrays:
             columns["label"] = np.asarray(arrays["label"], np.int32)
+        columns |= {name: arrays[name] for name in self.conditions}
         return ArraySource("Latents", columns)
 
 

@@ -6,6 +6,12 @@ from jdit.models.dico import DiCo, dico
 from jdit.models.dit import DiT, dit, sit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
 from jdit.models.mmdit import MMDiT, sd3, sd35_large, sd35_medium
+from jdit.models.pixart import (
+    PixArt,
+    from_class_conditional,
+    pixart_alpha,
+    pixart_sigma,
+)
 from jdit.models.uvit import UViT, uvit
 from jdit.models.vdt import VDT, vdt
 
@@ -16,11 +22,15 @@ __all__ = [
     "LightningDiT",
     "MMDiT",
     "Output",
+    "PixArt",
     "UViT",
     "VDT",
     "dico",
     "dit",
+    "from_class_conditional",
     "lightning_dit",
+    "pixart_alpha",
+    "pixart_sigma",
     "sd3",
     "sd35_large",
     "sd35_medium",
