@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of other libraries, loaded and saved."""
 
+from jdit.interop.dico import load_dico, save_dico
 from jdit.interop.diffusers import (
     from_diffusers,
     process_from_diffusers,
@@ -11,21 +12,26 @@ from jdit.interop.lightning_dit import load_lightning_dit, save_lightning_dit
 from jdit.interop.pixart import load_pixart, save_pixart
 from jdit.interop.schedulers import Scheduler, scheduler_from_diffusers
 from jdit.interop.uvit import load_uvit, save_uvit
+from jdit.interop.vdt import load_vdt, save_vdt
 
 __all__ = [
     "Scheduler",
     "from_diffusers",
+    "load_dico",
     "load_dit",
     "load_lightning_dit",
     "load_pixart",
     "load_sit",
     "load_uvit",
+    "load_vdt",
     "process_from_diffusers",
+    "save_dico",
     "save_dit",
     "save_lightning_dit",
     "save_pixart",
     "save_sit",
     "save_uvit",
+    "save_vdt",
     "scheduler_from_diffusers",
     "to_diffusers",
 ]

@@ -2,6 +2,8 @@
 import jax
 import numpy as np
 import pytest
+from models.counting import count, shape_of_prediction
+from parity.stored import cases
 from safetensors.numpy import save_file
 
 from jdit.conditioning import Labels, LinearClock, Text
@@ -11,11 +13,6 @@ from jdit.recipe import load_recipe
 
 PIXELS = dict(channels=3, clock=LinearClock(999.0))
 COCO = dict(conditioning=Text(768))
-
-
-def count(model):
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return sum(x.size for x in jax.tree.leaves(shapes))
 
 
 @pytest.mark.parametrize(
@@ -75,9 +72,7 @@ def test_bad_conditions_and_sizes_say_so():
     ids=["heads", "classes", "positions", "unknown"],
 )
 def test_wrong_weights_say_so(tmp_path, change, given, words):
-    from parity.stored import cases
-
-    state = dict(cases("uvit")["label"].weights)
+    state = dict(cases("uvit")["label"]["weights"])
     state |= {key: np.zeros(shape, np.float32) for key, shape in change.items()}
     save_file(state, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=words):
@@ -86,10 +81,9 @@ def test_wrong_weights_say_so(tmp_path, change, given, words):
 
 def test_the_recipe_is_the_published_setting():
     recipe = load_recipe("uvit")
-    model = recipe.model
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    x = jax.ShapeDtypeStruct((2, *model.sample_shape), np.float32)
-    time = jax.ShapeDtypeStruct((2,), np.float32)
-    label = {"label": jax.ShapeDtypeStruct((2,), np.int32)}
-    out = jax.eval_shape(model.apply, params, x, time, label)
-    assert out.prediction.shape == x.shape
+    assert shape_of_prediction(recipe.model, {"label": ((), np.int32)})[1:] == (
+        32,
+        32,
+        4,
+    )
+    assert recipe.training.batch == 1024

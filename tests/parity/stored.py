@@ -41,3 +41,13 @@ def bits(state):
 def near(name, ours, want, room=1e-5):
     off = np.abs(np.asarray(ours) - want).max()
     assert off < room, f"{name} is {off:.2g} from the official module's"
+
+
+def compare(ours, case, room=1e-5):
+    """Stage by stage in our order, against all of a case's "outputs/"."""
+    names = {key.split("/", 1)[1] for key in case if key.startswith("outputs/")}
+    assert ours.keys() == names
+    for name, mine in ours.items():
+        want = case[f"outputs/{name}"]
+        assert mine.shape == want.shape, name
+        near(name, mine, want, room)
