@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The autoencoder of latent diffusion, in all its published sizes."""
 
-import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -163,7 +162,24 @@ class AutoencoderKL:
 
     def init(self, key: Key) -> Params:
         """Parameters, initialised as torch does, but biases are zero."""
-        return _init(self, key)
+        keys = jax.random.split(key, 4)
+        image = jnp.zeros((1, self.factor, self.factor, self.channels))
+        latent = jnp.zeros((1, 1, 1, self.latent_channels))
+        moments = jnp.concatenate([latent, latent], -1)
+        parts: dict[str, tuple[nn.Module, Array]] = {
+            "encoder": (Encoder(self), image),
+            "decoder": (Decoder(self), latent),
+        }
+        if self.quant:
+            quant = Linear(2 * self.latent_channels, kernel_init=uniform)
+            parts["quant"] = (quant, moments)
+        if self.post_quant:
+            post_quant = Linear(self.latent_channels, kernel_init=uniform)
+            parts["post_quant"] = (post_quant, latent)
+        return {
+            name: part.init(key, x)["params"]
+            for key, (name, (part, x)) in zip(keys, parts.items(), strict=False)
+        }
 
     def encode(self, params: Params, x: Float[Array, "b y x c"]) -> Posterior:
         """The distribution of the latents of images in [-1, 1].
@@ -194,28 +210,6 @@ class AutoencoderKL:
     def denormalise(self, z: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         """The inverse of `normalise`."""
         return denormalise(self, z)
-
-
-@functools.partial(jax.jit, static_argnums=0)  # one program, and none of the forward
-def _init(codec: AutoencoderKL, key: Key) -> Params:
-    keys = jax.random.split(key, 4)
-    image = jnp.zeros((1, codec.factor, codec.factor, codec.channels))
-    latent = jnp.zeros((1, 1, 1, codec.latent_channels))
-    moments = jnp.zeros((1, 1, 1, 2 * codec.latent_channels))
-    parts: dict[str, tuple[nn.Module, Array]] = {
-        "encoder": (Encoder(codec), image),
-        "decoder": (Decoder(codec), latent),
-    }
-    if codec.quant:
-        linear = Linear(moments.shape[-1], kernel_init=uniform)
-        parts["quant"] = (linear, moments)
-    if codec.post_quant:
-        linear = Linear(latent.shape[-1], kernel_init=uniform)
-        parts["post_quant"] = (linear, latent)
-    return {
-        name: part.init(key, x)["params"]
-        for key, (name, (part, x)) in zip(keys, parts.items(), strict=False)
-    }
 
 
 def sd_vae() -> AutoencoderKL:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small distilled autoencoder without norms and attention, for quick looks."""
 
-import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -137,7 +136,13 @@ class AutoencoderTiny:
 
     def init(self, key: Key) -> Params:
         """Parameters, initialised as torch does, but biases are zero."""
-        return _init(self, key)
+        first, second = jax.random.split(key)
+        image = jnp.zeros((1, self.factor, self.factor, self.channels))
+        latent = jnp.zeros((1, 1, 1, self.latent_channels))
+        return {
+            "encoder": Encoder(self).init(first, image)["params"],
+            "decoder": Decoder(self).init(second, latent)["params"],
+        }
 
     def encode(self, params: Params, x: Float[Array, "b y x c"]) -> Posterior:
         """The latents of images in [-1, 1], without any variance."""
@@ -161,17 +166,6 @@ class AutoencoderTiny:
     def denormalise(self, z: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         """The inverse of `normalise`."""
         return denormalise(self, z)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init(codec: AutoencoderTiny, key: Key) -> Params:
-    first, second = jax.random.split(key)
-    image = jnp.zeros((1, codec.factor, codec.factor, codec.channels))
-    latent = jnp.zeros((1, 1, 1, codec.latent_channels))
-    return {
-        "encoder": Encoder(codec).init(first, image)["params"],
-        "decoder": Decoder(codec).init(second, latent)["params"],
-    }
 
 
 def taesd(latent_channels: int = 4) -> AutoencoderTiny:

@@ -24,7 +24,7 @@ CODECS = {
     "kl": KL,
     "kl 16 channels": replace(
         KL,
-        widths=(8, 8, 16),
+        widths=(8, 16),
         latent_channels=16,
         quant=False,
         post_quant=False,
@@ -105,7 +105,7 @@ def test_samples_have_the_posterior_s_moments(codec):
     np.testing.assert_allclose(samples.std(0), std, rtol=0.1, atol=1e-6)
 
 
-@plain
+@pytest.mark.parametrize("codec", [KL, TINY], ids=["kl", "tiny"])
 def test_images_are_independent(codec):
     weights, x = params(codec), images(codec)
     run = jax.jit(codec.encode)
@@ -154,7 +154,7 @@ def test_files_round_trip_bitwise(tmp_path, codec):
         assert jax.tree.all(jax.tree.map(np.array_equal, read, weights))
 
 
-@plain
+@pytest.mark.parametrize("codec", [KL, TINY], ids=["kl", "tiny"])
 def test_adapters_and_eight_bits_fit_every_kernel(codec):
     weights, x, key = params(codec), images(codec), jax.random.key(0)
     run = jax.jit(codec.encode)
