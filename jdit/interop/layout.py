@@ -2,6 +2,8 @@
 """Foreign names and shapes, as one table of rules that is read in both directions."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +31,7 @@ class Rule:
     sizes: lengths of axes that the pattern joins, beside the patch's p, q (and r, the
         first of three).
     first, step: our layer i is their layer `first + step i` (see `numbered`).
+    axis: of one layer of ours along which they are joined and shared, if not the last.
 
     "{}" in a key is the layer: ours are stacked over layers, one foreign tensor each,
     unless the rule is `repeated`, and then the model has a `depth`.
@@ -42,6 +45,7 @@ class Rule:
     sizes: tuple[tuple[str, int], ...] = ()
     first: int = 0
     step: int = 1
+    axis: int = -1
 
     @property
     def stacked(self) -> bool:
@@ -60,22 +64,22 @@ class Rule:
     def forward(self, theirs: list[np.ndarray], model: Any) -> list[np.ndarray]:
         """Our parameters (of one layer) from their tensors."""
         parts = [rearrange(x, self.pattern, **dict(self.sizes)) for x in theirs]
-        joined = np.concatenate(parts, -1)
+        joined = np.concatenate(parts, self.axis)
         joined = joined if self.twist is None else self.twist(joined, model)
         shares = np.cumsum([share for _, share in self.ours])
-        cuts = shares[:-1] * (joined.shape[-1] // shares[-1])
-        return np.split(joined, cuts, -1)
+        cuts = shares[:-1] * (joined.shape[self.axis] // shares[-1])
+        return np.split(joined, cuts, self.axis)
 
     def inverse(self, ours: list[np.ndarray], model: Any) -> list[np.ndarray]:
         """Their tensors from our parameters (of one layer)."""
-        joined = np.concatenate(ours, -1)
+        joined = np.concatenate(ours, self.axis)
         joined = joined if self.twist is None else self.twist(joined, model)
         left, right = self.pattern.split(" -> ")
         sizes = dict(self.sizes)
         if " p q" in left:
             patch = zip("qpr", reversed(model.tokens.size), strict=False)
             sizes |= {axis: size for axis, size in patch if f" {axis}" in left}
-        parts = np.split(joined, len(self.theirs), -1)
+        parts = np.split(joined, len(self.theirs), self.axis)
         return [rearrange(part, f"{right} -> {left}", **sizes) for part in parts]
 
 
@@ -182,15 +186,31 @@ class Placement:
         return jax.make_array_from_callback(value.shape, place, value.__getitem__)
 
 
+_PLACE: ContextVar[Placement] = ContextVar("_PLACE", default=Placement())
+
+
+@contextmanager
+def placed(place: Placement) -> Iterator[None]:
+    """What is loaded within the block goes there, whichever function loads it."""
+    token = _PLACE.set(place)
+    try:
+        yield
+    finally:
+        _PLACE.reset(token)
+
+
 def unpack(
-    layout: Layout, model: Any, source: Source, place: Placement = Placement()
+    layout: Layout, model: Any, source: Source, place: Placement | None = None
 ) -> Params:
     """Our parameters from foreign tensors, one of ours in host memory at a time.
+
+    place: where to; that of the `placed` block around the call, if not given.
 
     Raises ValueError, which names the key, for a missing or unknown tensor, a wrong
     shape, a position table that is not the model's, or layers that should repeat one
     another and do not.
     """
+    place = _PLACE.get() if place is None else place
     shapes = flatten(_shapes(model))
     _check(layout, model, source, shapes)
     ours: dict[str, Any] = {}
