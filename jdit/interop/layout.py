@@ -186,7 +186,7 @@ class Placement:
         return jax.make_array_from_callback(value.shape, place, value.__getitem__)
 
 
-_PLACE: ContextVar[Placement] = ContextVar("_PLACE", default=Placement())
+_PLACE: ContextVar[Placement | None] = ContextVar("_PLACE", default=None)
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def unpack(
     shape, a position table that is not the model's, or layers that should repeat one
     another and do not.
     """
-    place = _PLACE.get() if place is None else place
+    place = place or _PLACE.get() or Placement()
     shapes = flatten(_shapes(model))
     _check(layout, model, source, shapes)
     ours: dict[str, Any] = {}
