@@ -30,8 +30,10 @@ class Tiled:
     (`AutoencoderTiny`) differs only within its `reach` of an inner edge of a tile, and
     so not at all where margin is at least that reach. `AutoencoderKL` has group norms
     and attention that read the whole tile instead of the whole image, so that every
-    value changes, more where tiles differ in content; blending hides seams, but the
-    colours and contrasts of tiles may drift. diffusers blends alike, without a margin.
+    value changes, more where tiles differ in content (untrained weights and noise,
+    tile 16, overlap 8: by 0.16 of the image's standard deviation on average). Blending
+    hides seams, but the colours and contrasts of tiles may drift. diffusers blends
+    alike, without a margin.
 
     Posteriors are blended in mean and logvar, as there.
 
