@@ -11,6 +11,7 @@ from jdit.codecs.kl import (
     sdxl_vae,
     va_vae,
 )
+from jdit.codecs.ldm import load_ldm
 from jdit.codecs.tiled import Tiled
 from jdit.codecs.tiny import AutoencoderTiny, taesd
 
@@ -22,6 +23,7 @@ __all__ = [
     "Tiled",
     "flux_vae",
     "load_codec",
+    "load_ldm",
     "save_codec",
     "sd3_vae",
     "sd_vae",
