@@ -11,7 +11,8 @@ import numpy as np
 from jdit.blocks.pixart import Compression
 from jdit.conditioning import Labels, Text
 from jdit.conditioning.frames import KnownFrames
-from jdit.models import VDT, Backbone, DiCo, DiT, MMDiT, UViT
+from jdit.models import VDT, Backbone, DiCo, DiMR, DiT, MMDiT, UViT
+from jdit.models.dimr import Level
 from jdit.models.lightning_dit import LightningDiT
 from jdit.models.pixart import PixArt, Sizes
 
@@ -45,6 +46,20 @@ class Member:
 
 
 FIVE = dict(conditioning=Labels(5))
+
+LOW_HEAD = tuple(
+    f"['final_0']['{a}']"
+    for a in [
+        *(
+            f"norm']['{part}']['{name}"
+            for part in ("scale", "bias")
+            for name in ("noisy", "clean", "rate", "shift")
+        ),
+        "conv']['kernel",
+        "conv']['bias",
+    ]
+)
+"""The read-out of DiMR's low resolution, which training alone uses."""
 
 ALBUM = {
     "dit": Member(
@@ -119,5 +134,17 @@ ALBUM = {
             conditioning=Text(12),
         ),
         text(5, 12, resolution=draw(BATCH, 2), aspect_ratio=draw(BATCH)),
+    ),
+    "dimr": Member(
+        DiMR(
+            (4, 8),
+            2,
+            (Level(16, 24, 3, 2, 2), Level(8, 16, 2, kernel=3)),
+            largest=(8, 8),
+            conditioning=Labels(5),
+        ),
+        {"label": jnp.array([0, 4])},
+        starts_at_zero=False,
+        idle=LOW_HEAD,
     ),
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Blocks whose tokens meet by convolution."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ from jdit.typing import Array, Float
 
 
 def depthwise(
-    module: Depthwise, x: Float[Array, "b n d"], grid: tuple[int, int]
+    module: Callable[[Array], Array], x: Float[Array, "b n d"], grid: tuple[int, int]
 ) -> Float[Array, "b n d"]:
     """A depthwise convolution of tokens in row-major order of a grid."""
     x = module(rearrange(x, "b (h w) d -> b h w d", h=grid[0], w=grid[1]))

@@ -7,6 +7,7 @@ from jdit.interop.diffusers import (
     process_from_diffusers,
     to_diffusers,
 )
+from jdit.interop.dimr import load_dimr, save_dimr
 from jdit.interop.dit import load_dit, load_sit, save_dit, save_sit
 from jdit.interop.lightning_dit import load_lightning_dit, save_lightning_dit
 from jdit.interop.pixart import load_pixart, save_pixart
@@ -18,6 +19,7 @@ __all__ = [
     "Scheduler",
     "from_diffusers",
     "load_dico",
+    "load_dimr",
     "load_dit",
     "load_lightning_dit",
     "load_pixart",
@@ -26,6 +28,7 @@ __all__ = [
     "load_vdt",
     "process_from_diffusers",
     "save_dico",
+    "save_dimr",
     "save_dit",
     "save_lightning_dit",
     "save_pixart",

@@ -3,6 +3,7 @@
 
 from jdit.models.backbone import Backbone, Output
 from jdit.models.dico import DiCo, dico
+from jdit.models.dimr import DiMR, dimr
 from jdit.models.dit import DiT, dit, sit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
 from jdit.models.mmdit import MMDiT, sd3, sd35_large, sd35_medium
@@ -18,6 +19,7 @@ from jdit.models.vdt import VDT, vdt
 __all__ = [
     "Backbone",
     "DiCo",
+    "DiMR",
     "DiT",
     "LightningDiT",
     "MMDiT",
@@ -26,6 +28,7 @@ __all__ = [
     "UViT",
     "VDT",
     "dico",
+    "dimr",
     "dit",
     "from_class_conditional",
     "lightning_dit",

@@ -3,6 +3,7 @@
 
 from jdit.objectives.base import Network, Objective, loss
 from jdit.objectives.denoising import Denoising, DenoisingVLB, squared_error
+from jdit.objectives.pyramid import Pyramid
 from jdit.objectives.sum import Sum, Term
 from jdit.objectives.times import (
     CosMap,
@@ -36,6 +37,7 @@ __all__ = [
     "Mode",
     "Network",
     "Objective",
+    "Pyramid",
     "Shifted",
     "SoftMinSNR",
     "Sum",

@@ -5,6 +5,7 @@ The code was shallowdream204/DiCo b596b05 (dico_models.py), run in float32 on CP
 random weights, 8 x 4 pixels. Largest difference: WORST.
 """
 
+import jax
 import jax.numpy as jnp
 import pytest
 from parity.stored import bits, cases, compare, write
@@ -20,13 +21,13 @@ def test_every_block_is_the_published_one(tmp_path):
     path = write(tmp_path, case)
     model, params = load_dico(path, grid=(8, 4))
     x, index, label = (jnp.asarray(case[k]) for k in ("x", "index", "label"))
-    out = model.apply(params, x, (index + 1) / 1000, {"label": label})
+    out = jax.jit(model.apply)(params, x, (index + 1) / 1000, {"label": label})
     ours = {
         f"{stage.name.removesuffix('_blocks')} {i}": out.taps[stage.name][i]
         for stage in model.stages
         for i in range(stage.depth)
     }
-    compare(ours | {"output": out.prediction}, case)
+    compare(ours | {"output": out.prediction}, case, 5e-5)
 
 
 def test_files_round_trip_bitwise(tmp_path):

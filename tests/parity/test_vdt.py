@@ -5,6 +5,7 @@ The code was RERV/VDT cdbad2b (models.py), with timm's three classes written ane
 in float32 on CPU with random weights, 3 frames. Largest difference: WORST.
 """
 
+import jax
 import jax.numpy as jnp
 import pytest
 from parity.stored import bits, cases, compare, write
@@ -20,9 +21,9 @@ def test_every_block_is_the_published_one(tmp_path):
     path = write(tmp_path, case)
     model, params = load_vdt(path, heads=3)
     x, index = (jnp.asarray(case[key]) for key in ("x", "index"))
-    out = model.apply(params, x, (index + 1) / 1000)
+    out = jax.jit(model.apply)(params, x, (index + 1) / 1000)
     ours = {f"block {i}": tap for i, tap in enumerate(out.taps["blocks"])}
-    compare(ours | {"output": out.prediction}, case)
+    compare(ours | {"output": out.prediction}, case, 5e-5)
 
 
 def test_files_round_trip_bitwise(tmp_path):
