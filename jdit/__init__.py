@@ -8,17 +8,22 @@ from jdit.objectives import loss
 from jdit.sample import sample
 
 if TYPE_CHECKING:
+    from jdit.pipelines import pipeline
     from jdit.pretrained import load
 
 __version__ = "0.1.0"
 
-__all__ = ["DiT", "dit", "load", "loss", "sample", "sit"]
+__all__ = ["DiT", "dit", "load", "loss", "pipeline", "sample", "sit"]
 
 
 def __getattr__(name: str) -> Any:
-    """`jdit.load`, imported when it is asked for: it needs the checkpoint library."""
+    """`load` and `pipeline`, imported when asked for: they need all the others."""
     if name == "load":
         from jdit.pretrained import load
 
         return load
+    if name == "pipeline":
+        from jdit.pipelines import pipeline
+
+        return pipeline
     raise AttributeError(f"module 'jdit' has no attribute {name!r}")

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts to images: thin compositions of all the other parts."""
+
+from jdit.pipelines.folders import pipeline
+from jdit.pipelines.output import save_video, to_images
+from jdit.pipelines.pipeline import Pipeline, Weights
+from jdit.pipelines.prompts import (
+    ClassNames,
+    OneText,
+    PooledAndText,
+    Prompts,
+    TextTower,
+    ThreeTexts,
+)
+
+__all__ = [
+    "ClassNames",
+    "OneText",
+    "Pipeline",
+    "PooledAndText",
+    "Prompts",
+    "TextTower",
+    "ThreeTexts",
+    "Weights",
+    "pipeline",
+    "save_video",
+    "to_images",
+]

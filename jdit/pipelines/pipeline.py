@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A prompt to an image: tokeniser, encoder, model, solver, guidance and codec."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdit.denoise import Denoiser
+from jdit.guidance import CFG
+from jdit.interop.schedulers import Scheduler
+from jdit.pipelines.output import to_images
+from jdit.pipelines.progress import Ticks, progress
+from jdit.pipelines.prompts import Prompts
+from jdit.sample import sample
+from jdit.typing import Array, Conditions, Float, Params
+
+ArrayLike = Array | np.ndarray
+
+Guided = Literal["batch", "told", "none"]
+Size = tuple[int, ...]
+
+
+class Weights(NamedTuple):
+    """The parameters of a pipeline's parts."""
+
+    model: Params
+    codec: Params
+    encoders: Params
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Images of prompts: `pipeline("an owl", seed=0)`.
+
+    Each of its three programs (encode, draw, decode) is compiled once per shape; seed,
+    prompt and strength of guidance are arguments of the program.
+
+    model, codec, prompts: the parts. weights: their parameters.
+    scheduler: process, solver and grid, given the number of an image's tokens.
+    guided: "batch" is classifier-free guidance, "told" hands the scale to the network
+        as the condition "guidance" (Flux), "none" does not guide.
+    steps, guidance, size: what a call does unless told otherwise; size in pixels.
+    """
+
+    model: Any
+    codec: Any
+    prompts: Prompts
+    weights: Weights
+    scheduler: Callable[[int], Scheduler]
+    guided: Guided = "batch"
+    steps: int = 20
+    guidance: float = 4.5
+    size: Size = (512, 512)
+    ticks: Ticks = field(default_factory=Ticks, repr=False, compare=False)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative: str = "",
+        seed: int = 0,
+        count: int = 1,
+        steps: int | None = None,
+        guidance: float | None = None,
+        size: Size | None = None,
+        latents: Float[ArrayLike, "b *g c"] | None = None,
+        output: Literal["image", "array", "latent"] = "image",
+        show: bool = True,
+    ) -> list[Any] | np.ndarray:
+        """Images of a prompt, or of several.
+
+        negative: what to guide away from. count: images of each prompt.
+        seed: image i depends on it and on i alone, whatever is drawn beside it.
+        steps, guidance, size: of the solver; scale, 1 is none; pixels (height, width).
+        latents: where to start, in place of the seed's noise.
+        output: "image" gives PIL images, "array" numbers in [0, 1] `b h w c`, "latent"
+            what the codec would decode. show: a progress bar.
+
+        Raises ValueError for no prompt, a size the codec and the patches do not divide,
+        fewer than one step, and latents of another shape.
+        """
+        several = isinstance(prompt, Sequence) and not isinstance(prompt, str)
+        texts = list(prompt) if several else [prompt]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"prompt is {prompt!r}, but it must be text, or some texts"
+            )
+        if count < 1:
+            raise ValueError(f"count is {count}, but it must be at least 1")
+        steps = self.steps if steps is None else steps
+        scale = self.guidance if guidance is None else guidance
+        texts = [text for text in texts for _ in range(count)]
+        model = self.sized(self.size if size is None else size)
+        guided = self.guided == "batch" and scale != 1
+        conditions = self.encode(texts, negative if guided else None)
+        if self.guided == "told":
+            conditions["guidance"] = jnp.full(len(texts), scale, jnp.float32)
+        with progress(self.ticks, steps if show else 0):
+            z = self._draw(
+                self.weights.model, jax.random.key(seed), conditions,
+                jnp.asarray(scale, jnp.float32),
+                None if latents is None else jnp.asarray(latents),
+                model=model, steps=steps, guided=guided, ticking=show,
+            )  # fmt: skip
+            jax.block_until_ready(z)
+        if output == "latent":
+            return np.asarray(z)
+        images = np.asarray(self._decode(self.weights.codec, z))
+        return images if output == "array" else to_images(images)
+
+    def encode(self, texts: Sequence[str], negative: str | None) -> Conditions:
+        """The conditions of texts, with those of a negative prompt if there is one."""
+        params = self.weights.encoders
+        conditions = dict(self._encode(params, self.prompts.tokens(texts)))
+        if negative is not None and self.prompts.negatives:
+            tokens = self.prompts.tokens([negative] * len(texts))
+            conditions["negative"] = self._encode(params, tokens)
+        return conditions
+
+    def sized(self, size: Size) -> Any:
+        """The model of images of this size, in pixels."""
+        factor, patch = self.codec.factor, self.model.tokens.size
+        unit = tuple(factor * p for p in patch)
+        sides = zip(size, unit, strict=False)
+        if len(size) != len(unit) or any(s < 1 or s % u for s, u in sides):
+            raise ValueError(
+                f"size is {size}, but it must be {len(unit)} multiples of "
+                f"{' and '.join(map(str, dict.fromkeys(unit)))}"
+            )
+        return replace(self.model, grid=tuple(s // factor for s in size))
+
+    @cached_property
+    def _encode(self) -> Callable[..., Conditions]:
+        return jax.jit(self.prompts.conditions)
+
+    @cached_property
+    def _draw(self) -> Callable[..., Array]:
+        def draw(
+            params: Params,
+            key: Array,
+            conditions: Conditions,
+            scale: Array,
+            latents: Array | None,
+            *,
+            model: Any,
+            steps: int,
+            guided: bool,
+            ticking: bool,
+        ) -> Array:
+            process, solver, grid = self.scheduler(model.tokens.count)
+
+            def wrap(denoiser: Denoiser) -> Denoiser:
+                wrapped = CFG(scale)(denoiser) if guided else denoiser
+                return self.ticks(wrapped) if ticking else wrapped
+
+            return sample(
+                key, model, params, conditions, process=process, steps=steps,
+                solver=solver, grid=grid, guidance=wrap, x_T=latents,
+            )  # fmt: skip
+
+        return jax.jit(draw, static_argnames=("model", "steps", "guided", "ticking"))
+
+    @cached_property
+    def _decode(self) -> Callable[..., Array]:
+        def decode(params: Params, z: Array) -> Array:
+            x = self.codec.decode(params, self.codec.denormalise(z))
+            return jnp.clip((x + 1) / 2, 0, 1)
+
+        return jax.jit(decode)
