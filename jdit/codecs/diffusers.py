@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of diffusers' image autoencoders, in both directions."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,13 @@ from typing import Any
 from jdit.codecs.kl import AutoencoderKL
 from jdit.codecs.layouts import DIFFUSERS, OLD_DIFFUSERS, kl_layout, tiny_layout
 from jdit.codecs.tiny import AutoencoderTiny
-from jdit.interop.files import DType, Source, open_tensors, read_json, write_tensors
+from jdit.interop.config import open_weights, write_folder
+from jdit.interop.files import DType, read_json
 from jdit.interop.layout import pack, unpack
 from jdit.typing import Params
 
 ImageCodec = AutoencoderKL | AutoencoderTiny
 
-_WEIGHTS = "diffusion_pytorch_model"
-_INDEX = ".safetensors.index.json"
 _META = ("_class_name", "_diffusers_version", "_name_or_path")
 _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
@@ -109,7 +107,7 @@ def load_codec(folder: str | Path) -> tuple[ImageCodec, Params]:
         raise ValueError(
             f"{path} is of a {name}, but accepted is {' or '.join(_CLASSES)}"
         )
-    source = _weights(folder)
+    source = open_weights(folder)
     if name == "AutoencoderTiny":
         tiny = _read_tiny(path, config)
         return tiny, unpack(tiny_layout(tiny), tiny, source)
@@ -131,20 +129,12 @@ def save_codec(
     Raises ValueError for another codec, for parameters that are not the codec's, and
     for a folder that holds a sharded model.
     """
-    folder = Path(folder)
-    if (folder / f"{_WEIGHTS}{_INDEX}").exists():
-        raise ValueError(
-            f"{folder} holds a sharded model already: save to another folder"
-        )
     config = config_of(codec)
     if isinstance(codec, AutoencoderTiny):
         layout = tiny_layout(codec)
     else:
         layout = kl_layout(codec)
-    tensors = pack(layout, codec, params)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / f"{_WEIGHTS}.safetensors", tensors, dtype)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+    write_folder(folder, config, pack(layout, codec, params), dtype)
 
 
 def config_of(codec: ImageCodec) -> dict[str, Any]:
@@ -161,8 +151,7 @@ def config_of(codec: ImageCodec) -> dict[str, Any]:
             f"codec is a {type(codec).__name__}, but accepted is "
             f"{' or '.join(_CLASSES)}"
         )
-    name = type(codec).__name__
-    return config | {"_class_name": name, "_diffusers_version": "0.36.0"}
+    return config | {"_class_name": type(codec).__name__}
 
 
 def _read(
@@ -271,16 +260,3 @@ def _write_tiny(codec: AutoencoderTiny) -> dict[str, Any]:
         config[field] = [width] * levels
     config["block_out_channels"] = config[_WIDTHS[1]]
     return config | {"out_channels": codec.channels}
-
-
-def _weights(folder: Path) -> Source:
-    names = [_WEIGHTS + end for end in (".safetensors", _INDEX, ".bin")]
-    found = [name for name in names if (folder / name).is_file()]
-    if not found:
-        raise FileNotFoundError(f"{folder} has none of {', '.join(names)}")
-    if found[:2] == names[:2]:
-        raise ValueError(
-            f"{folder} holds both {names[0]} and {names[1]}, so it is not clear which "
-            "weights are meant: remove the stale ones"
-        )
-    return open_tensors(folder / found[0])
