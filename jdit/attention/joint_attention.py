@@ -47,7 +47,7 @@ def join_mask(
 
 
 class JointAttention(nn.Module):
-    """Image and text tokens attend to one another (SD3, section 4, figure 2b).
+    """Image and text tokens attend to one another (MM-DiT; Esser et al., 2024).
 
     Each stream has its own `Ends`, under its name; one attention runs over the tokens
     of both, text before image, which is also the order of `rotary`. mask: which text
@@ -98,10 +98,20 @@ class ReadingAttention(nn.Module):
         image: Float[Array, "b n d"],
         text: Float[Array, "b m d"],
         mask: Bool[Array, "b m"] | None = None,
+        rotary: Rotary | None = None,
     ) -> Float[Array, "b n d"]:
-        dim = image.shape[-1]
+        dim, here = image.shape[-1], text.shape[1]
         own = Ends(dim, self.heads, self.qk_norm, name="image")
         _, *read = Ends(dim, self.heads, self.qk_norm, name="text")(text)
-        q, *here = own(image)
-        k, v = (jnp.concatenate(part, -2) for part in zip(read, here, strict=True))
-        return own.finish(attend(q, k, v, mask=join_mask(mask, image)))
+        q, *seen = own(image)
+        k, v = (jnp.concatenate(part, -2) for part in zip(read, seen, strict=True))
+        own_rotary = None if rotary is None else _after(rotary, here)
+        seen_mask = join_mask(mask, image)
+        x = attend(q, k, v, mask=seen_mask, rotary=own_rotary, key_rotary=rotary)
+        return own.finish(x)
+
+
+def _after(rotary: Rotary, count: int) -> Rotary:
+    """The rotations of the tokens after the first `count`."""
+    cos, sin = rotary
+    return cos[..., count:, :], sin[..., count:, :]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jdit.attention.heads import attend, split_heads
 from jdit.linear import Init, Linear, xavier
 from jdit.norms import RMSNorm
-from jdit.typing import Array, Float
+from jdit.typing import Array, Bool, Float
 
 
 class SelfAttention(nn.Module):
@@ -17,6 +17,7 @@ class SelfAttention(nn.Module):
     qk_norm: RMS-normalise queries and keys per head (as in SD3).
     qkv_bias: whether the projection to queries, keys and values has a bias.
     rotary:  cosines and sines of `rotary_table`, or None for no rotation.
+    mask:    which tokens are real, or None if all are.
     """
 
     heads: int
@@ -29,6 +30,7 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Array, "b n d"],
         rotary: tuple[Array, Array] | None = None,
+        mask: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
         qkv = Linear(3 * dim, self.qkv_bias, self.kernel_init, name="qkv")(x)
@@ -36,5 +38,5 @@ class SelfAttention(nn.Module):
         q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, -1))
         if self.qk_norm:
             q, k = RMSNorm(name="q_norm")(q), RMSNorm(name="k_norm")(k)
-        x = attend(q, k, v, rotary=rotary)
+        x = attend(q, k, v, mask=mask, rotary=rotary)
         return Linear(dim, kernel_init=self.kernel_init, name="out")(x)

@@ -60,7 +60,7 @@ class Joint:
 
     dim: width; heads: attention heads; mlp_ratio: hidden width of the MLPs over dim;
     qk_norm: RMS-normalise queries and keys per head.
-    Source: Esser et al. (2024), section 4, figure 2b.
+    Source: Esser et al. (2024), figure 2.
     """
 
     dim: int
@@ -197,7 +197,7 @@ class JointLast(Joint):
             return call(self._mlp, params["image"], x)
         text: Any = context.text
         text = modulated(params["text"], text, context.vector)
-        return call(self._reading, params, x, text, context.mask)
+        return call(self._reading, params, x, text, context.mask, context.rotary)
 
     def merge(
         self,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SD3 and SD3.5 transformers: diffusers' folders and Stability's own files."""
 
-import re
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import isqrt
 from pathlib import Path
@@ -12,7 +12,17 @@ import numpy as np
 from jdit.conditioning import Text
 from jdit.interop.config import NATURAL, Config, open_weights, write_folder
 from jdit.interop.files import DType, Source, open_tensors, write_tensors
-from jdit.interop.layout import Layout, Rule, linear, norm, numbered, pack, same, unpack
+from jdit.interop.joint import (
+    diffusers_names,
+    layers_of,
+    modulations,
+    norms,
+    require,
+    stream,
+    swap,
+    without_prefix,
+)
+from jdit.interop.layout import Layout, Rule, Twist, linear, numbered, pack, unpack
 from jdit.models.mmdit import MMDiT
 from jdit.tokens import Patches, sincos
 from jdit.typing import Params
@@ -36,22 +46,6 @@ CONFIG = Config(
     ),
 )
 
-_PREFIX = "model.diffusion_model."
-
-
-def swap(values: np.ndarray, model: Any) -> np.ndarray:
-    """Shift and scale in the other order."""
-    return np.roll(values, values.shape[-1] // 2, -1)
-
-
-def six(ours: str, stream: str) -> dict[str, int]:
-    """The fused matrix of a stream: shift, scale, gate of attention, then of the MLP."""
-    return {
-        f"{ours}/{branch}/{stream}/{name}": share
-        for branch in ("attention", "mlp")
-        for name, share in (("modulation", 2), ("gate", 1))
-    }
-
 
 def table(model: MMDiT) -> np.ndarray:
     """The positions of `max_size` rows and columns, as they are stored: `1 n d`."""
@@ -60,83 +54,80 @@ def table(model: MMDiT) -> np.ndarray:
     return np.asarray(sincos(points - np.float32(model.offset), model.dim))[None]
 
 
-def _qk_norm(model: MMDiT, theirs: tuple[str, str], ours: str) -> tuple[Rule, ...]:
-    if not model.qk_norm:
-        return ()
+def _diffusers_block(model: MMDiT, stage: str) -> tuple[Rule, ...]:
+    block, attention = "transformer_blocks.{}", f"{stage}/attention"
+    names = {
+        name: diffusers_names(block, name, *rest, qk_norm=model.qk_norm)
+        for name, *rest in (
+            ("image", "norm1.linear", "ff"),
+            ("text", "norm1_context.linear", "ff_context"),
+        )
+    }
+    if stage != "dual":
+        rules = stream(stage, "image", **names["image"])
+    else:
+        attn, dual = f"{block}.attn2", f"{attention}/dual"
+        scales = f"{attn}.norm_q.weight", f"{attn}.norm_k.weight"
+        rules = (
+            *stream(stage, "image", **names["image"], more=modulations(dual)),
+            *linear(tuple(f"{attn}.to_{x}" for x in "qkv"), f"{dual}/qkv"),
+            *(norms(scales, dual) if model.qk_norm else ()),
+            *linear(f"{attn}.to_out.0", f"{dual}/out"),
+        )
+    text = names["text"]
+    if stage == "last":
+        return rules + _read_text(text, twist=swap)
+    return rules + stream(stage, "text", **text)
+
+
+def _read_text(names: Mapping[str, Any], twist: Twist | None) -> tuple[Rule, ...]:
+    """The text of the last layer: only read."""
+    ours = "last/attention/text"
     return (
-        *norm(theirs[0], f"{ours}/q_norm", bias=False),
-        *norm(theirs[1], f"{ours}/k_norm", bias=False),
+        *linear(names["modulation"], f"{ours}/modulation", twist=twist),
+        *linear(names["qkv"], f"{ours}/qkv"),
+        *(norms(names["qk_norm"], ours) if names["qk_norm"] else ()),
     )
 
 
-def _diffusers_block(model: MMDiT, stage: str) -> tuple[Rule, ...]:
-    block, attention = "transformer_blocks.{}", f"{stage}/attention"
-    attn = f"{block}.attn"
-    image = six(stage, "image")
-    added = tuple(f"{attn}.add_{x}_proj" for x in "qkv")
-    text_norms = f"{attn}.norm_added_q", f"{attn}.norm_added_k"
-    rules = [
-        *linear(tuple(f"{attn}.to_{x}" for x in "qkv"), f"{attention}/image/qkv"),
-        *linear(f"{attn}.to_out.0", f"{attention}/image/out"),
-        *linear(added, f"{attention}/text/qkv"),
-        *_qk_norm(model, (f"{attn}.norm_q", f"{attn}.norm_k"), f"{attention}/image"),
-        *_qk_norm(model, text_norms, f"{attention}/text"),
-        *linear(f"{block}.ff.net.0.proj", f"{stage}/mlp/image/in"),
-        *linear(f"{block}.ff.net.2", f"{stage}/mlp/image/out"),
-    ]
-    if stage == "dual":
-        attn = f"{block}.attn2"
-        dual = f"{attention}/dual"
-        image |= {f"{dual}/modulation": 2, f"{dual}/gate": 1}
-        norms = f"{attn}.norm_q", f"{attn}.norm_k"
-        rules += linear(tuple(f"{attn}.to_{x}" for x in "qkv"), f"{dual}/qkv")
-        rules += linear(f"{attn}.to_out.0", f"{dual}/out")
-        rules += _qk_norm(model, norms, dual)
-    rules += linear(f"{block}.norm1.linear", image)
-    text = f"{block}.norm1_context.linear"
-    if stage == "last":
-        rules += linear(text, f"{attention}/text/modulation", twist=swap)
-    else:
-        rules += linear(text, six(stage, "text"))
-        rules += linear(f"{block}.attn.to_add_out", f"{attention}/text/out")
-        rules += linear(f"{block}.ff_context.net.0.proj", f"{stage}/mlp/text/in")
-        rules += linear(f"{block}.ff_context.net.2", f"{stage}/mlp/text/out")
-    return tuple(rules)
-
-
 def _original_block(model: MMDiT, stage: str) -> tuple[Rule, ...]:
-    attention = f"{stage}/attention"
-    rules: list[Rule] = []
-    image = six(stage, "image")
-    parts = [("x_block.attn", "image"), ("context_block.attn", "text")]
-    if stage == "dual":
-        parts += [("x_block.attn2", "dual")]
-        image |= {f"{attention}/dual/modulation": 2, f"{attention}/dual/gate": 1}
-    for theirs, ours in parts:
-        key = f"joint_blocks.{{}}.{theirs}"
-        rules += linear(f"{key}.qkv", f"{attention}/{ours}/qkv")
-        rules += _qk_norm(model, (f"{key}.ln_q", f"{key}.ln_k"), f"{attention}/{ours}")
-        if (stage, ours) != ("last", "text"):
-            rules += linear(f"{key}.proj", f"{attention}/{ours}/out")
-    for theirs, ours in (("x_block", "image"), ("context_block", "text")):
-        key = f"joint_blocks.{{}}.{theirs}"
-        fused = image if ours == "image" else six(stage, "text")
-        if (stage, ours) == ("last", "text"):
-            fused = {f"{attention}/text/modulation": 2}
-        else:
-            rules += linear(f"{key}.mlp.fc1", f"{stage}/mlp/{ours}/in")
-            rules += linear(f"{key}.mlp.fc2", f"{stage}/mlp/{ours}/out")
-        rules += linear(f"{key}.adaLN_modulation.1", fused)
-    return tuple(rules)
+    def scales(key: str) -> tuple[str, str] | None:
+        return (f"{key}.ln_q.weight", f"{key}.ln_k.weight") if model.qk_norm else None
+
+    def names(block: str) -> dict[str, Any]:
+        key = f"joint_blocks.{{}}.{block}"
+        return dict(
+            modulation=f"{key}.adaLN_modulation.1",
+            qkv=f"{key}.attn.qkv",
+            qk_norm=scales(f"{key}.attn"),
+            out=f"{key}.attn.proj",
+            mlp=(f"{key}.mlp.fc1", f"{key}.mlp.fc2"),
+        )
+
+    image, text = names("x_block"), names("context_block")
+    if stage == "last":
+        return stream(stage, "image", **image) + _read_text(text, twist=None)
+    rules = stream(stage, "text", **text)
+    if stage == "joint":
+        return rules + stream(stage, "image", **image)
+    dual, key = "dual/attention/dual", "joint_blocks.{}.x_block.attn2"
+    own = scales(key)
+    return (
+        *rules,
+        *stream(stage, "image", **image, more=modulations(dual)),
+        *linear(f"{key}.qkv", f"{dual}/qkv"),
+        *(norms(own, dual) if own else ()),
+        *linear(f"{key}.proj", f"{dual}/out"),
+    )
 
 
-def _stages(model: MMDiT, make: Any) -> tuple[Rule, ...]:
+def _stages(model: MMDiT, make: Callable[..., tuple[Rule, ...]]) -> list[Rule]:
     rules: list[Rule] = []
     first = 0
     for stage in model.stages:
         rules += numbered(make(model, stage.name), first)
         first += stage.depth
-    return tuple(rules)
+    return rules
 
 
 def diffusers_layout(model: MMDiT) -> Layout:
@@ -198,7 +189,7 @@ def load_mmdit(path: str | Path, **config: Any) -> tuple[MMDiT, Params]:
     """
     path = Path(path)
     if path.is_file() and not path.name.endswith(".json"):
-        source = _without_prefix(open_tensors(path))
+        source = without_prefix(open_tensors(path))
         model = _infer(source, config)
         return model, unpack(original_layout(model), model, source)
     if config:
@@ -220,7 +211,7 @@ def save_mmdit(
     The inverse of `load_mmdit`; files get no prefix. Raises ValueError naming a field
     that the layout cannot express.
     """
-    require(model, MMDiT, mlp_ratio=4.0, clock=MMDiT().clock)
+    require(model, MMDiT, mlp_ratio=4.0, clock=MMDiT().clock, rotary=None)
     path = Path(path)
     if path.suffix == ".safetensors":
         write_tensors(path, pack(original_layout(model), model, params), dtype)
@@ -247,37 +238,6 @@ def save_mmdit(
         qk_norm="rms_norm" if model.qk_norm else None,
     )
     write_folder(path, config, pack(diffusers_layout(model), model, params), dtype)
-
-
-def require(model: Any, kind: type, **fields: Any) -> None:
-    """Raise ValueError unless a model is of a class and has these fields."""
-    if not isinstance(model, kind):
-        raise ValueError(
-            f"model is a {type(model).__name__}, but this layout holds a "
-            f"{kind.__name__}"
-        )
-    for name, value in fields.items():
-        if getattr(model, name) != value:
-            raise ValueError(
-                f"model.{name} is {getattr(model, name)!r}, but this layout means "
-                f"{value!r}"
-            )
-
-
-def _without_prefix(source: Source) -> Source:
-    if not any(key.startswith(_PREFIX) for key in source.shapes):
-        return source
-    shapes = {
-        key.removeprefix(_PREFIX): shape
-        for key, shape in source.shapes.items()
-        if key.startswith(_PREFIX)
-    }
-    return Source(source.name, shapes, lambda key: source.load(_PREFIX + key))
-
-
-def _layers(source: Source, pattern: str) -> list[int]:
-    found = (re.match(pattern, key) for key in source.shapes)
-    return sorted({int(match[1]) for match in found if match})
 
 
 def _model(folder: Path, source: Source) -> MMDiT:
@@ -334,10 +294,10 @@ def _infer(source: Source, config: dict[str, Any]) -> MMDiT:
         channels=channels,
         patch=patch,
         dim=dim,
-        depth=max(_layers(source, r"joint_blocks\.(\d+)\.")) + 1,
+        depth=max(layers_of(source, r"joint_blocks\.(\d+)\.")) + 1,
         heads=max(1, dim // 64),
         qk_norm="joint_blocks.0.x_block.attn.ln_q.weight" in source.shapes,
-        dual_layers=len(_layers(source, r"joint_blocks\.(\d+)\.x_block\.attn2\.")),
+        dual_layers=len(layers_of(source, r"joint_blocks\.(\d+)\.x_block\.attn2\.")),
         max_size=rows,
         spacing=spacing,
         offset=offset,
@@ -372,5 +332,12 @@ def affine(source: Source, key: str) -> tuple[float, float]:
 
 
 def _near(value: float) -> float:
-    simple = Fraction(value).limit_denominator(1000)
-    return float(simple) if abs(float(simple) - value) < 1e-4 else value
+    for most, room in (
+        (8, 2e-3),
+        (64, 1e-4),
+        (1024, 1e-6),
+    ):  # stored in half precision?
+        simple = Fraction(value).limit_denominator(most)
+        if abs(float(simple) - value) < room:
+            return float(simple)
+    return float(value)

@@ -18,6 +18,7 @@ from jdit.linear import Linear, call, zeros
 from jdit.models.backbone import Backbone
 from jdit.stack import Block, Context, Remat, Stage
 from jdit.tokens import Patches, sincos
+from jdit.tokens.rotary_geometries import Geometry, check_axes
 from jdit.typing import Array, Conditions, Float, Key, Params, Stream
 
 
@@ -37,12 +38,14 @@ class MMDiT(Backbone):
     max_size: rows and columns of the table of positions, of which the middle is used.
     spacing, offset: row i of that table stands at `i / spacing - offset`.
     channels, patch, dim, depth, heads, mlp_ratio: as in the paper.
-    qk_norm: RMS-normalise queries and keys (section 5.3.2; SD3.5).
+    qk_norm: RMS-normalise queries and keys (SD3.5).
     dual_layers: how many of the first layers have a second attention, of the image to
         itself (SD3.5-medium). They are the stage "dual", the others "joint", but for
         the last layer, which leaves the text as it is: "last".
     conditioning: widths of text and pooled. dropout: the paper drops each of its three
-        encoders by itself, at 46.4% (appendix B.3); `Text` drops all of them at once.
+        encoders by itself, at 46.4%; `Text` drops all of them at once.
+    rotary: a geometry (`jdit.tokens.rotary_geometries`) in place of the added table;
+        None as published.
     clock, dtype, remat, unroll: see `DiT`.
 
     Raises ValueError for widths, layers or a grid that do not fit.
@@ -60,6 +63,7 @@ class MMDiT(Backbone):
     max_size: int = 192
     spacing: float = 3.0
     offset: float = 0.0
+    rotary: Geometry | None = None
     conditioning: Text = Text(4096, 2048)
     clock: Clock = LinearClock(1000.0, 0.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -74,6 +78,8 @@ class MMDiT(Backbone):
                 f"depth is {self.depth} and dual_layers {self.dual_layers}, but depth "
                 "must be at least 2, and dual_layers less than it"
             )
+        if self.rotary is not None:
+            check_axes(self.rotary, self.dim // self.heads)
         if len(self.grid) != 2 or max(self.tokens.shape) > self.max_size:
             raise ValueError(
                 f"grid is {self.grid}, but it must have 2 axes of at most "
@@ -146,14 +152,18 @@ class MMDiT(Backbone):
         dtype = jnp.dtype(self.dtype)
         image = self.tokens.patchify(x_t.astype(dtype))
         image = call(Linear(self.dim), params["patch"], image)
-        image = image + sincos(self.coordinates(), self.dim).astype(dtype)
         text = conditions["text"].astype(dtype)
         text = call(Linear(self.dim), params["text"], text)
+        rotary = None
+        if self.rotary is None:
+            image = image + sincos(self.coordinates(), self.dim).astype(dtype)
+        else:
+            rotary = self.rotary(text.shape[1], self.tokens.coordinates())
         value = self.clock(jnp.asarray(time, jnp.float32))
         vector = call(TimeEmbedding(self.dim, Sinusoids()), params["time"], value)
         pooled = conditions["pooled"].astype(jnp.float32)
         vector = vector + call(VectorEmbedding(self.dim), params["pooled"], pooled)
-        context = Context(vector.astype(dtype), mask=conditions.get("mask"))
+        context = Context(vector.astype(dtype), rotary, mask=conditions.get("mask"))
         return {"image": image, "text": text}, context
 
     def enter(
@@ -181,7 +191,7 @@ class MMDiT(Backbone):
 
 
 def sd3(depth: int = 24, **changes: Any) -> MMDiT:
-    """SD3 of a depth d: width 64 d, d heads (section 4); 24 is SD3-medium, 2.0 B."""
+    """SD3 of a depth d: width 64 d, d heads: 24 is SD3-medium, 2.0 B."""
     return MMDiT(**dict(dim=64 * depth, depth=depth, heads=depth) | changes)
 
 
