@@ -13,8 +13,11 @@ from jdit.conditioning import Labels, Text
 from jdit.conditioning.frames import KnownFrames
 from jdit.models import VDT, Backbone, DiCo, DiMR, DiT, MMDiT, UViT
 from jdit.models.dimr import Level
+from jdit.models.flux import Flux
 from jdit.models.lightning_dit import LightningDiT
 from jdit.models.pixart import PixArt, Sizes
+from jdit.models.qwen_image import QwenImage
+from jdit.tokens.rotary_geometries import Axes, Diagonal
 
 BATCH = 2
 
@@ -146,5 +149,30 @@ ALBUM = {
         {"label": jnp.array([0, 4])},
         starts_at_zero=False,
         idle=LOW_HEAD,
+    ),
+    "flux": Member(
+        Flux(
+            grid=(4, 8),
+            channels=2,
+            dim=32,
+            depth=2,
+            single_depth=2,
+            heads=2,
+            geometry=Axes((4, 4, 8)),
+            conditioning=Text(12, 10),
+        ),
+        text(5, 12, pooled=draw(BATCH, 10), guidance=jnp.array([3.5, 1.0])),
+    ),
+    "qwen_image": Member(
+        QwenImage(
+            grid=(4, 8),
+            channels=2,
+            dim=32,
+            depth=2,
+            heads=2,
+            geometry=Diagonal((4, 4, 8)),
+            conditioning=Text(12),
+        ),
+        text(5, 12),
     ),
 }

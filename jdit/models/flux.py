@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flux.1 (Black Forest Labs, 2024): two streams, then one of parallel blocks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jdit.attention.joint_attention import join_mask
+from jdit.blocks import final_layer
+from jdit.blocks.joint import Joint, init_modulation
+from jdit.blocks.parallel import Parallel
+from jdit.conditioning import LinearClock, Text, TimeEmbedding
+from jdit.conditioning.text import VectorEmbedding
+from jdit.conditioning.time import Clock
+from jdit.linear import Linear, call, zeros
+from jdit.models.backbone import Backbone
+from jdit.stack import Context, Remat, Stage
+from jdit.tokens import Patches
+from jdit.tokens.rotary_geometries import Axes, Geometry, check_axes
+from jdit.typing import Array, Conditions, Float, Key, Params, Stream
+
+
+@dataclass(frozen=True)
+class Flux(Backbone):
+    """MM-DiT blocks with rotary positions, then parallel blocks over both streams.
+
+    The published weights predict the velocity `noise - x_0` of the straight path:
+    `Gaussian(Linear(), "velocity")`.
+
+    Conditions: "text" `b m e` (T5), "pooled" `b e` (CLIP), "guidance" `b` where
+    `guidance` is true (the scale that dev was distilled for, e.g. 3.5), and "mask"
+    `b m` if padding shall not be seen: the published models see it. Null is
+    "negative", the encoded empty prompt, else zeros.
+
+    grid: size of the data, unpacked, e.g. (128, 128) latents of 16 channels; any that
+        the patch divides. Published code packs 2 x 2 latents into one token of 64.
+    depth, single_depth: layers of two streams (stage "double") and of one ("single").
+    guidance: whether the model is told a guidance scale.
+    geometry: the rotary table (`jdit.tokens.rotary_geometries`).
+    channels, patch, dim, heads, mlp_ratio, conditioning, clock, dtype, remat, unroll:
+        see `MMDiT`.
+
+    Raises ValueError for widths that do not fit.
+    """
+
+    grid: tuple[int, ...] = (128, 128)
+    channels: int = 16
+    patch: int = 2
+    dim: int = 3072
+    depth: int = 19
+    single_depth: int = 38
+    heads: int = 24
+    mlp_ratio: float = 4.0
+    guidance: bool = True
+    geometry: Geometry = Axes()
+    conditioning: Text = Text(4096, 768)
+    clock: Clock = LinearClock(1000.0, 0.0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Remat = "none"
+    unroll: int = 1
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        check_axes(self.geometry, self.dim // self.heads)
+        if min(self.depth, self.single_depth) < 1:
+            raise ValueError(
+                f"depth is {self.depth} and single_depth {self.single_depth}, but both "
+                "must be at least 1"
+            )
+        if self.conditioning.pooled is None:
+            raise ValueError("conditioning.pooled is None, but Flux reads pooled text")
+        _ = self.tokens  # checks grid and patch
+
+    @property
+    def tokens(self) -> Patches:
+        return Patches(self.grid, self.patch)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one example: grid and channels."""
+        return (*self.grid, self.channels)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        size = self.dim, self.heads, self.mlp_ratio
+        return (
+            Stage("double", Joint(*size, qk_norm=True), self.depth),
+            Stage("single", Parallel(*size), self.single_depth),
+        )
+
+    def init(self, key: Key) -> Params:
+        """Parameters: DiT's initialisation, since the authors publish none."""
+        keys = jax.random.split(key, 6)
+        features = self.patch ** len(self.grid) * self.channels
+        leaves: dict[str, Any] = {
+            "patch": (Linear(self.dim), jnp.zeros((1, features))),
+            "text": (Linear(self.dim), jnp.zeros((1, self.conditioning.features))),
+            "time": (TimeEmbedding(self.dim), jnp.zeros(1)),
+            "pooled": (
+                VectorEmbedding(self.dim),
+                jnp.zeros((1, self.conditioning.pooled or 1)),
+            ),
+        }
+        if self.guidance:
+            leaves["guidance"] = TimeEmbedding(self.dim), jnp.zeros(1)
+        params = {
+            name: module.init(k, x)["params"]
+            for k, (name, (module, x)) in zip(keys, leaves.items(), strict=False)
+        }
+        read_out = Linear(features, kernel_init=zeros)
+        params["final"] = {
+            "modulation": init_modulation(key, self.dim),
+            "linear": read_out.init(key, jnp.zeros((1, self.dim)))["params"],
+        }
+        return params | self.init_stages(keys[5])
+
+    def embed(
+        self,
+        params: Params,
+        x_t: Float[Array, "b *g c"],
+        time: Float[Array, " b"],
+        conditions: Conditions,
+    ) -> tuple[Stream, Context]:
+        """Both streams, and what every layer sees."""
+        self.conditioning.check(conditions)
+        dtype = jnp.dtype(self.dtype)
+        image = self.tokens.patchify(x_t.astype(dtype))
+        image = call(Linear(self.dim), params["patch"], image)
+        text = conditions["text"].astype(dtype)
+        text = call(Linear(self.dim), params["text"], text)
+        value = self.clock(jnp.asarray(time, jnp.float32))
+        vector = call(TimeEmbedding(self.dim), params["time"], value)
+        if self.guidance:
+            scale = 1000 * self._guidance(conditions, len(vector))
+            vector = vector + call(TimeEmbedding(self.dim), params["guidance"], scale)
+        pooled = conditions["pooled"].astype(jnp.float32)
+        vector = vector + call(VectorEmbedding(self.dim), params["pooled"], pooled)
+        rotary = self.geometry(text.shape[1], self.tokens.coordinates())
+        mask = conditions.get("mask")
+        context = Context(vector.astype(dtype), rotary=rotary, mask=mask)
+        return {"image": image, "text": text}, context
+
+    def _guidance(self, conditions: Conditions, count: int) -> Float[Array, " b"]:
+        if jnp.shape(conditions.get("guidance")) != (count,):
+            raise ValueError(
+                f"conditions['guidance'] has shape "
+                f"{jnp.shape(conditions.get('guidance'))}, but this model needs one "
+                f"guidance scale per image, ({count},), such as 3.5"
+            )
+        return jnp.asarray(conditions["guidance"], jnp.float32)
+
+    def enter(
+        self,
+        stage: str,
+        params: Params,
+        stream: Stream,
+        context: Context,
+        taps: Mapping[str, Stream],
+    ) -> tuple[Stream, Context]:
+        """The streams become one between the stages, text before image."""
+        if stage != "single":
+            return stream, context
+        mask = join_mask(context.mask, stream["image"])
+        stream = jnp.concatenate([stream["text"], stream["image"]], 1)
+        return stream, context.replace(mask=mask)  # type: ignore[attr-defined]
+
+    def read_out(
+        self, params: Params, stream: Stream, context: Context
+    ) -> Float[Array, "b *g e"]:
+        """Image tokens: modulated norm, linear layer, and back to their places."""
+        features = self.patch ** len(self.grid) * self.channels
+        image = stream[:, -self.tokens.count :]
+        x = final_layer(params["final"], image, context.vector, features)
+        return self.tokens.unpatchify(x)
+
+
+def flux_dev(**changes: Any) -> Flux:
+    """Flux.1 dev, 11.9 B: distilled for guidance, which it is told."""
+    return Flux(**changes)
+
+
+def flux_schnell(**changes: Any) -> Flux:
+    """Flux.1 schnell, 11.9 B: for one to four steps, not told a guidance scale."""
+    return Flux(**dict(guidance=False) | changes)
