@@ -82,6 +82,7 @@ def pieces(tmp_path):
         sentence_iterator=iter(CORPUS * 4),
         model_writer=model,
         vocab_size=40,
+        hard_vocab_limit=False,
         pad_id=0,
         eos_id=1,
         unk_id=2,

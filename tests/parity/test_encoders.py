@@ -349,9 +349,11 @@ def test_transformers_reads_what_was_saved(tmp_path, case):
     read, notes = getattr(transformers, kind).from_pretrained(
         tmp_path / "b", output_loading_info=True
     )
+    lacks = notes.pop("missing_keys")
+    if "bert, language" not in case:  # which has no pooler, and BertModel always one
+        assert not lacks
     assert not any(notes.values()), notes
-    read = encoder_of(read)
-    state = read.state_dict()
+    state = encoder_of(read).state_dict()
     for key, value in net.state_dict().items():
         stored = state.get(key, state.get(f"encoder.{key}"))
         assert stored is not None and torch.equal(value, stored), key
@@ -643,6 +645,7 @@ def test_t5_tokenizer(tmp_path):
         sentence_iterator=iter(SENTENCES * 3),
         model_prefix=str(model),
         vocab_size=60,
+        hard_vocab_limit=False,
         pad_id=0,
         eos_id=1,
         unk_id=2,

@@ -25,7 +25,6 @@ def read(fields: Fields) -> Bert:
         heads=fields.take("num_attention_heads", 12),
         hidden=fields.take("intermediate_size", 3072),
         activation=fields.activation("hidden_act", "gelu"),
-        pooler="BertForMaskedLM" not in (fields.any("architectures") or []),
         eps=fields.take("layer_norm_eps", 1e-12),
     )
     fields.done()
@@ -35,7 +34,7 @@ def read(fields: Fields) -> Bert:
 def write(encoder: Bert) -> dict[str, Any]:
     return dict(
         model_type="bert",
-        architectures=["BertModel" if encoder.pooler else "BertForMaskedLM"],
+        architectures=["BertModel"],
         vocab_size=encoder.vocab,
         max_position_embeddings=encoder.positions,
         type_vocab_size=encoder.types,

@@ -79,8 +79,10 @@ def load_encoder(
     encoder = family.read(Fields(path, config))
     if isinstance(encoder, VisionTransformer):
         encoder = replace(encoder, **read_statistics(folder, encoder.channels))
-    if isinstance(encoder, Bert):
-        encoder = replace(encoder, **read_pooling(folder))
+    source = family.view(_weights(folder))
+    if isinstance(encoder, Bert):  # a model with a language head has no pooler
+        pooler = any(key.startswith("pooler.") for key in source.shapes)
+        encoder = replace(encoder, pooler=pooler, **read_pooling(folder))
     unknown = sorted(set(chosen) - set(family.chosen))
     if unknown:
         raise ValueError(
@@ -88,7 +90,6 @@ def load_encoder(
             f"{', '.join(family.chosen)}"
         )
     encoder = replace(encoder, **chosen)
-    source = family.view(_weights(folder))
     return encoder, unpack(family.layout(encoder), encoder, source)
 
 
@@ -105,7 +106,7 @@ def save_encoder(
     folder, family = Path(folder), _family_of(encoder)
     config = family.write(encoder)
     again = family.read(Fields("config.json", config))
-    kept = (*family.chosen, "mean", "std")
+    kept = (*family.chosen, "mean", "std", "pooler")  # these lie beside the config
     for field in dataclass_fields(encoder):
         ours, theirs = getattr(encoder, field.name), getattr(again, field.name)
         if ours != theirs and field.name not in kept:
