@@ -9,19 +9,19 @@ from jdit.sample import sample
 
 if TYPE_CHECKING:
     from jdit.pipelines import pipeline
-    from jdit.pretrained import load
+    from jdit.pretrained import load, save
 
 __version__ = "0.1.0"
 
-__all__ = ["DiT", "dit", "load", "loss", "pipeline", "sample", "sit"]
+__all__ = ["DiT", "dit", "load", "loss", "pipeline", "sample", "save", "sit"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `pipeline`, imported when asked for: they need all the others."""
-    if name == "load":
-        from jdit.pretrained import load
+    """What needs most of the library is imported when it is asked for."""
+    if name in ("load", "save"):
+        from jdit import pretrained
 
-        return load
+        return getattr(pretrained, name)
     if name == "pipeline":
         from jdit.pipelines import pipeline
 

@@ -7,16 +7,21 @@ model.json          the parts: model, process, sampling, classes; data, not code
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import safetensors
-from safetensors.flax import load_file, save_file
+from safetensors import safe_open
+from safetensors.flax import save_file
 
 from jdit.checkpoint import differences, versions
+from jdit.interop.hub import resolve
+from jdit.interop.layout import Placement, placed
+from jdit.interop.models import load_model, save_model
+from jdit.interop.schedulers import scheduler_from_diffusers
 from jdit.objects import class_named, from_json, to_json
 from jdit.recipe import Recipe, Sampling
 from jdit.typing import Array, Params
@@ -24,20 +29,23 @@ from jdit.typing import Array, Params
 WEIGHTS, PARTS = "model.safetensors", "model.json"
 SHIPPED = Path(__file__).parent / "pretrained_weights"
 RUNS = Path("runs")
+WHOLE = Placement()
+_SCHEDULER = "scheduler_config.json"
 
 
 @dataclass(frozen=True)
 class Pretrained:
     """A trained model: `model, params = jdit.load("glyphs-64")`.
 
-    process, sampling: what it was trained with, and how the recipe samples it.
+    process, sampling: what it was trained with, and how the recipe samples it; None
+        where published weights lie without a scheduler beside them.
     classes: the names of the labels, or None. about: name, step, versions.
     """
 
     model: Any
     params: Params
     process: Any
-    sampling: Sampling
+    sampling: Sampling | None
     classes: tuple[str, ...] | None
     about: dict[str, Any]
 
@@ -81,8 +89,10 @@ def export(
     return folder
 
 
-def load_export(folder: str | Path) -> Pretrained:
+def load_export(folder: str | Path, place: Placement = WHOLE) -> Pretrained:
     """The model that `export` wrote. Runs no code of the folder's.
+
+    place: the dtype and the sharding of its parameters.
 
     FileNotFoundError when a file is missing; ValueError when one is damaged, or the
     parameters are not the model's.
@@ -100,10 +110,11 @@ def load_export(folder: str | Path) -> Pretrained:
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder / PARTS} is damaged: {error!r}") from error
     try:
-        arrays = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            arrays = {n: _placed(n, file.get_tensor(n), place) for n in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
-    params = assemble({n: _cast(x, "float32") for n, x in arrays.items()}, nodes)
+    params = assemble(arrays, nodes)
     return Pretrained(
         model,
         params,
@@ -114,24 +125,70 @@ def load_export(folder: str | Path) -> Pretrained:
     )
 
 
-def load(name: str | Path) -> Pretrained:
-    """A trained model, by the name of a shipped one, a folder, or a run in runs/.
+def load(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    sharding: Callable[[str, tuple[int, ...]], Any] | None = None,
+    **config: Any,
+) -> Pretrained:
+    """A trained model, by name, from a folder or from a file.
 
-    name: "glyphs-64"; the folder of an export or of a run; a recipe's name or file.
-    FileNotFoundError says what there is.
+    name: of a shipped model ("glyphs-64"); the folder of an export or of a run; a
+        recipe's name or file; published weights: a folder in diffusers' layout, a file
+        in the authors' own, or a name on the Hugging Face hub ("owner/name").
+    revision: of the hub's repository; a commit's hash pins it.
+    dtype: of the parameters. sharding: of each, given its path and shape; see
+        `jdit.interop.layout.Placement`. Weights go straight there, a tensor at a time.
+    config: what published weights do not show, such as `heads=16`.
+
+    FileNotFoundError says what there is; ValueError names a tensor or a field of a
+    config that is not known.
     """
+    place = Placement(dtype, sharding)
     stem = Path(name).stem if str(name).endswith(".py") else Path(name).name
     places = [Path(name), SHIPPED / name]
     places += [RUNS / stem, RUNS / stem.replace("_", "-")]
-    for place in places:
-        for folder in (place, place / "export"):
+    for where in places:
+        for folder in (where, where / "export"):
             if (folder / PARTS).is_file():
-                return load_export(folder)
+                return load_export(folder, place)
+    if Path(name).exists() or (isinstance(name, str) and name.count("/") == 1):
+        return load_published(resolve(name, revision), place, **config)
     shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{PARTS}"))
     raise FileNotFoundError(
         f"there is no trained model {str(name)!r}: not a folder with an export, not a "
         f"run in {RUNS}/, and not a shipped model ({', '.join(shipped) or 'none'})"
     )
+
+
+def load_published(path: Path, place: Placement = WHOLE, **config: Any) -> Pretrained:
+    """A model from published weights, and how its scheduler samples, if it has one."""
+    with placed(place):
+        model, params = load_model(path, **config)
+    process, sampling = None, None
+    if any((path / where / _SCHEDULER).is_file() for where in ("", "scheduler")):
+        count = model.tokens.count
+        process, solver, grid = scheduler_from_diffusers(path, tokens=count)
+        sampling = Sampling(solver=solver, grid=grid)
+    return Pretrained(model, params, process, sampling, None, {"name": str(path)})
+
+
+def save(
+    path: str | Path,
+    model: Any,
+    params: Params,
+    *,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Write a model in the layout in which its family is published.
+
+    What `load` read comes back bitwise. path: a folder in diffusers' layout, or a file
+    ending in .safetensors in the authors' own. ValueError for a model that the layout
+    cannot express.
+    """
+    save_model(path, model, params, dtype=dtype)
 
 
 def start_from(name: str, params: Params) -> Params:
@@ -204,6 +261,13 @@ def assemble(arrays: dict[str, Array], nodes: dict[str, Any]) -> Params:
         missing = {f.name: None for f in dataclasses.fields(kind)}
         parent(path)[path[-1]] = kind(**missing | fields | static)
     return root
+
+
+def _placed(name: str, x: Any, place: Placement) -> Array:
+    """A stored parameter where it belongs; whole numbers keep their dtype."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        place = replace(place, dtype=x.dtype.name)
+    return place(name, x)
 
 
 def _cast(x: Array, dtype: str) -> Array:

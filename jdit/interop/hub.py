@@ -12,20 +12,20 @@ _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def resolve(name: str | Path, revision: str | None = None) -> Path:
-    """A local folder as it is, or the hub's repository of that name, downloaded.
+    """A local path as it is, or the hub's repository of that name, downloaded.
 
     revision: a commit, tag or branch; a commit's hash makes a run reproducible. What
     was downloaded before is not downloaded again, and what was interrupted goes on.
 
-    Raises FileNotFoundError for what is neither a folder nor "owner/name", and what
+    Raises FileNotFoundError for what is neither there nor "owner/name", and what
     huggingface_hub raises for a repository that is not there.
     """
     folder = Path(name)
-    if folder.is_dir():
+    if folder.exists():
         return folder
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise FileNotFoundError(
-            f"{name} is not a folder, and not the name of a repository (owner/name)"
+            f"{name} is not there, and not the name of a repository (owner/name)"
         )
     from huggingface_hub import snapshot_download
 

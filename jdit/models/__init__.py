@@ -2,9 +2,11 @@
 """Backbone families, a file each."""
 
 from jdit.models.backbone import Backbone, Output
+from jdit.models.ddt import DDT, DiTDH, ddt, dit_dh
 from jdit.models.dico import DiCo, dico
 from jdit.models.dimr import DiMR, dimr
 from jdit.models.dit import DiT, dit, sit
+from jdit.models.lavin_dit import LaVinDiT, lavin_dit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
 from jdit.models.mmdit import MMDiT, sd3, sd35_large, sd35_medium
 from jdit.models.pixart import (
@@ -18,19 +20,25 @@ from jdit.models.vdt import VDT, vdt
 
 __all__ = [
     "Backbone",
+    "DDT",
     "DiCo",
     "DiMR",
     "DiT",
+    "DiTDH",
+    "LaVinDiT",
     "LightningDiT",
     "MMDiT",
     "Output",
     "PixArt",
     "UViT",
     "VDT",
+    "ddt",
     "dico",
     "dimr",
     "dit",
+    "dit_dh",
     "from_class_conditional",
+    "lavin_dit",
     "lightning_dit",
     "pixart_alpha",
     "pixart_sigma",
