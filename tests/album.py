@@ -14,6 +14,7 @@ from jdit.conditioning.frames import KnownFrames
 from jdit.models import VDT, Backbone, DiCo, DiMR, DiT, MMDiT, UViT
 from jdit.models.dimr import Level
 from jdit.models.flux import Flux
+from jdit.models.latte import Latte
 from jdit.models.lightning_dit import LightningDiT
 from jdit.models.pixart import PixArt, Sizes
 from jdit.models.qwen_image import QwenImage
@@ -173,6 +174,16 @@ ALBUM = {
             geometry=Diagonal((4, 4, 8)),
             conditioning=Text(12),
         ),
+        text(5, 12),
+    ),
+    "latte": Member(
+        Latte(
+            (3, 4, 8), 2, 4, dim=16, depth=2, heads=2, base=2, conditioning=Labels(5)
+        ),
+        {"label": jnp.array([0, 4])},
+    ),
+    "latte-text": Member(
+        Latte((3, 4, 8), 2, 4, dim=16, depth=2, heads=2, base=2, conditioning=Text(12)),
         text(5, 12),
     ),
 }

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from jdit.attention import CrossAttention, Rotary, SelfAttention, attend, split_heads
+from jdit.conditioning.time import normal
 from jdit.linear import Linear, Mlp, call, leaf, zeros
 from jdit.norms import LayerNorm, layer_norm, modulate, per_token
 from jdit.stack import Context
@@ -79,6 +80,17 @@ class CompressedAttention(nn.Module):
         merge = Merge(self.shape, self.ratio, name="merge")
         q, k, v = (split_heads(part, self.heads) for part in (q, merge(k), merge(v)))
         return Linear(dim, name="out")(attend(q, k, v))
+
+
+class Caption(nn.Module):
+    """Tokens of a text encoder to width `dim`: linear, tanh-GELU, linear."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, text: Float[Array, "b m e"]) -> Float[Array, "b m d"]:
+        hidden = nn.gelu(Linear(self.dim, kernel_init=normal, name="in")(text))
+        return Linear(self.dim, kernel_init=normal, name="out")(hidden)
 
 
 def six_vectors(params: Params, vector: Float[Array, "b *n d"]) -> dict[str, Any]:
@@ -167,6 +179,13 @@ class AdaLNSingle:
         shared = context.extra["gate"][name]
         gate = shared + params["gate"]["table"].astype(shared.dtype)
         return x + per_token(gate).astype(x.dtype) * output.astype(x.dtype)
+
+
+def single_final_init(key: Key, dim: int, features: int) -> Params:
+    """Parameters of `single_final_layer`: the linear layer starts at zero."""
+    table = jax.random.normal(key, (2 * dim,)) * dim**-0.5
+    linear = Linear(features, kernel_init=zeros).init(key, jnp.zeros((1, dim)))
+    return {"modulation": {"table": table}, "linear": linear["params"]}
 
 
 def single_final_layer(

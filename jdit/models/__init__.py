@@ -6,6 +6,7 @@ from jdit.models.ddt import DDT, DiTDH, ddt, dit_dh
 from jdit.models.dico import DiCo, dico
 from jdit.models.dimr import DiMR, dimr
 from jdit.models.dit import DiT, dit, sit
+from jdit.models.latte import Latte, latte, latte_text
 from jdit.models.lavin_dit import LaVinDiT, lavin_dit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
 from jdit.models.mmdit import MMDiT, sd3, sd35_large, sd35_medium
@@ -26,6 +27,7 @@ __all__ = [
     "DiT",
     "DiTDH",
     "LaVinDiT",
+    "Latte",
     "LightningDiT",
     "MMDiT",
     "Output",
@@ -38,6 +40,8 @@ __all__ = [
     "dit",
     "dit_dh",
     "from_class_conditional",
+    "latte",
+    "latte_text",
     "lavin_dit",
     "lightning_dit",
     "pixart_alpha",

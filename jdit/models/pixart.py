@@ -12,13 +12,15 @@ import numpy as np
 
 from jdit.blocks.pixart import (
     AdaLNSingle,
+    Caption,
     Compression,
+    single_final_init,
     single_final_layer,
     six_vectors,
 )
 from jdit.conditioning import Labels, LinearClock, Sinusoids, Text, TimeEmbedding
 from jdit.conditioning.time import Clock, normal
-from jdit.linear import Linear, call, zeros
+from jdit.linear import Linear, call
 from jdit.models.backbone import Backbone
 from jdit.models.dit import DiT
 from jdit.stack import Context, Remat, Stage
@@ -72,6 +74,13 @@ class Sizes:
             module = TimeEmbedding(dim // 3, basis)
             parts.append(call(module, params[name], flat).reshape(batch, -1))
         return jnp.concatenate(parts, -1)
+
+
+def span(tokens: Patches, base: int, interpolation: float) -> Float[np.ndarray, "n a"]:
+    """Coordinates from 0 to `base / interpolation`, however many tokens there are."""
+    scale = np.array(tokens.shape) / base
+    at = tokens.coordinates() / scale.astype(np.float32)
+    return at / np.float32(interpolation)
 
 
 @dataclass(frozen=True)
@@ -170,19 +179,14 @@ class PixArt(Backbone):
     @property
     def coordinates(self) -> Float[np.ndarray, "n a"]:
         """Where the tokens are, on the scale of the training grid."""
-        scale = np.array(self.tokens.shape) / self.base
-        at = self.tokens.coordinates() / scale.astype(np.float32)
-        return at / np.float32(self.interpolation)
+        return span(self.tokens, self.base, self.interpolation)
 
     def init(self, key: Key) -> Params:
         """Parameters, initialised as published: the model starts at zero output."""
-        keys = jax.random.split(key, 7)
+        keys = jax.random.split(key, 6)
         patch = jnp.zeros((1, prod(self.tokens.size) * self.channels))
-        vector, text = (
-            jnp.zeros((1, self.dim)),
-            jnp.zeros((1, self.conditioning.features)),
-        )
-        small = Linear(self.dim, kernel_init=normal)
+        vector = jnp.zeros((1, self.dim))
+        text = jnp.zeros((1, 1, self.conditioning.features))
         params: Params = {
             "patch": Linear(self.dim).init(keys[0], patch)["params"],
             "time": TimeEmbedding(self.dim, self.basis).init(keys[1], jnp.zeros(1))[
@@ -191,20 +195,12 @@ class PixArt(Backbone):
             "modulation": Linear(6 * self.dim, kernel_init=normal).init(
                 keys[2], vector
             )["params"],
-            "text": {
-                "in": small.init(keys[3], text)["params"],
-                "out": small.init(keys[4], vector)["params"],
-            },
+            "text": Caption(self.dim).init(keys[3], text)["params"],
         }
         if self.sizes is not None:
-            params |= self.sizes.init(keys[5], self.dim, self.basis)
-        params |= self.init_stages(keys[6])
-        table = jax.random.normal(jax.random.fold_in(keys[6], 0), (2 * self.dim,))
-        linear = Linear(self.features, kernel_init=zeros)
-        params["final"] = {
-            "modulation": {"table": table * self.dim**-0.5},
-            "linear": linear.init(keys[6], vector)["params"],
-        }
+            params |= self.sizes.init(keys[4], self.dim, self.basis)
+        params |= self.init_stages(keys[3])
+        params["final"] = single_final_init(keys[5], self.dim, self.features)
         return params
 
     def embed(
@@ -227,8 +223,7 @@ class PixArt(Backbone):
                 params, conditions, self.grid, self.dim, self.basis, len(x_t)
             )
         text = jnp.asarray(conditions["text"], dtype)
-        text = nn.gelu(call(Linear(self.dim), params["text"]["in"], text))
-        text = call(Linear(self.dim), params["text"]["out"], text)
+        text = call(Caption(self.dim), params["text"], text)
         extra = six_vectors(params["modulation"], vector)
         context = Context(vector, text=text, mask=conditions.get("mask"), extra=extra)
         return x, context
