@@ -15,6 +15,7 @@ from jdit.models import VDT, Backbone, DiCo, DiMR, DiT, MMDiT, UViT
 from jdit.models.dimr import Level
 from jdit.models.flux import Flux
 from jdit.models.latte import Latte
+from jdit.models.lavin_dit import LaVinDiT
 from jdit.models.lightning_dit import LightningDiT
 from jdit.models.pixart import PixArt, Sizes
 from jdit.models.qwen_image import QwenImage
@@ -175,6 +176,10 @@ ALBUM = {
             conditioning=Text(12),
         ),
         text(5, 12),
+    ),
+    "lavin-dit": Member(
+        LaVinDiT((1, 4, 6), 2, dim=48, depth=2, heads=4, groups=2, hidden=32),
+        {"shown": draw(BATCH, 3, 4, 6, 2)},
     ),
     "latte": Member(
         Latte(
