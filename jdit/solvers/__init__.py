@@ -16,6 +16,7 @@ from jdit.solvers.grids import (
     Sway,
     Times,
     Trailing,
+    TwoSided,
     Uniform,
 )
 from jdit.solvers.multistep import DPMSolverPP2M, DPMSolverPP2MSDE
@@ -64,6 +65,7 @@ __all__ = [
     "Sway",
     "Times",
     "Trailing",
+    "TwoSided",
     "Uniform",
     "UniPC",
     "ends",

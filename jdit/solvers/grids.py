@@ -284,6 +284,36 @@ class Sigmoid:
 
 
 @dataclass(frozen=True)
+class TwoSided:
+    """Times on a sigmoid with another slope on each side of its middle, rescaled.
+
+    Over u from 0 (noise) to 1 (data) it is a sigmoid of `early (u - middle)` before the
+    middle and of `late (u - middle)` after it: the steps near both ends are small. The
+    Flow ODE is bent most near noise, and then near data (Lumina-Next, Zhuo et al.,
+    2024, whose parameters these are). The paper's formula could not be checked here:
+    that the pieces meet at one half, and that the ends are rescaled, is derived.
+    """
+
+    middle: float = 0.6
+    early: float = 6.0
+    late: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.middle < 1 or min(self.early, self.late) <= 0:
+            raise ValueError(
+                f"middle, early and late are {self.middle}, {self.early} and "
+                f"{self.late}, but middle must lie in (0, 1) and the slopes above 0"
+            )
+
+    def __call__(self, process: Gaussian, steps: int) -> Float[Array, " s"]:
+        _check(steps)
+        u = np.linspace(0.0, 1.0, steps + 1) - self.middle
+        risen = 1 / (1 + np.exp(-np.where(u < 0, self.early, self.late) * u))
+        risen = (risen - risen[0]) / (risen[-1] - risen[0])
+        return jnp.asarray(1 - risen, jnp.float32).at[-1].set(0.0)
+
+
+@dataclass(frozen=True)
 class Sway:
     """`u + coefficient (cos(pi u / 2) - 1 + u)` of uniform u, which rises to data.
 

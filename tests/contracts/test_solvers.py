@@ -55,6 +55,7 @@ from jdit.solvers import (
     Sway,
     Times,
     Trailing,
+    TwoSided,
     Uniform,
     UniPC,
 )
@@ -104,6 +105,7 @@ GRIDS = [
     Sigmoid(),
     Sway(),
     Sway(0.5),
+    TwoSided(),
     Linspace(),
     Stretched(0.1, Shifted(3.0)),
 ]
