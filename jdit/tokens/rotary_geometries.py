@@ -17,7 +17,7 @@ import numpy as np
 from jdit.tokens.positions import rotary_table
 from jdit.typing import Array, Float
 
-Table = tuple[Float[Array, "n k"], Float[Array, "n k"]]
+Table = tuple[Float[Array, "s k"], Float[Array, "s k"]]
 
 
 @runtime_checkable

@@ -37,7 +37,7 @@ def make(guidance, seed=0, **changes):
     )
     net = diffusers.FluxTransformer2DModel(**config | changes)
     for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+        torch.nn.init.normal_(parameter, std=0.07)
     return net.eval()
 
 
