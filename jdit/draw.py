@@ -25,8 +25,14 @@ class Sample:
 
     labels: tuple[str, ...] = ()
     """Classes to draw, by number or by name; every class if not given."""
+    prompt: tuple[str, ...] = ()
+    """Texts to draw, where the name is a pipeline's: a folder, or owner/name."""
+    negative: str = ""
+    """What prompts are guided away from."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels of a pipeline's images; its own if not given."""
     count: int = 1
-    """Images for each label."""
+    """Images for each label or prompt."""
     seed: int = 0
     """Image i depends on the seed and on i alone."""
     steps: int | None = None
@@ -167,15 +173,36 @@ def write(out: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Pa
     return out
 
 
+def _draw_prompts(name: str, options: Sample) -> Path:
+    """What a pipeline makes of prompts."""
+    from jdit.pipelines import pipeline
+
+    images = pipeline(name)(
+        options.prompt,
+        negative=options.negative,
+        seed=options.seed,
+        count=options.count,
+        steps=options.steps,
+        guidance=options.guidance,
+        size=options.size,
+        output="array",
+    )
+    numbers = np.repeat(np.arange(len(options.prompt)), options.count)
+    columns = options.count if options.count > 1 else min(len(images), 10)
+    return write(options.out, 2 * np.asarray(images) - 1, numbers, columns)
+
+
 def draw(name: str, options: Sample) -> Path:
     """Draw what is asked for; `name` is a recipe, a folder or a shipped model."""
     if options.count < 1:
         raise ValueError(f"count is {options.count}, but it must be at least 1")
+    if options.prompt:
+        return _draw_prompts(str(options.folder or name), options)
     loaded: Pretrained = load(options.folder or name)
     classes = loaded.model.conditioning.classes
     labels = numbers(options.labels, classes, loaded.classes)
     labels = np.repeat(labels, options.count)
-    sampling = changed(loaded.sampling, options)
+    sampling = changed(loaded.sampling or Sampling(), options)
     batch = min(options.batch, len(labels))
     drawer = Drawer(loaded.model, loaded.params, loaded.process, sampling, batch)
     images = drawer(options.seed, labels)

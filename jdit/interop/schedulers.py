@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jdit.interop.diffusers import process_from_diffusers
 from jdit.interop.files import read_json
-from jdit.processes import FixedSmall, Gaussian, LearnedRange, Linear
+from jdit.processes import FixedSmall, Gaussian, LearnedRange, Linear, Variance
 from jdit.solvers import (
     DDIM,
     DDPM,
@@ -118,7 +118,9 @@ def scheduler_from_diffusers(
         case "DDPMScheduler":
             process, grid = process_from_diffusers(path.parent), _spaced(path, config)
             kind = config.get("variance_type", "fixed_small")
-            kinds = dict(fixed_small=FixedSmall(), learned_range=LearnedRange())
+            kinds: dict[str, Variance] = dict(
+                fixed_small=FixedSmall(), learned_range=LearnedRange()
+            )
             if kind not in kinds:
                 raise ValueError(
                     f"{path} has variance_type {kind!r}, but it must be one of "

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts to images: thin compositions of all the other parts."""
 
+from jdit.pipelines.compose import Pipeline, Weights
 from jdit.pipelines.folders import pipeline
 from jdit.pipelines.output import save_video, to_images
-from jdit.pipelines.pipeline import Pipeline, Weights
 from jdit.pipelines.prompts import (
     ClassNames,
     OneText,

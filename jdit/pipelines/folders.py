@@ -16,7 +16,7 @@ from jdit.interop.hub import resolve
 from jdit.interop.mmdit import load_mmdit
 from jdit.interop.pixart import load_pixart
 from jdit.interop.schedulers import scheduler_from_diffusers
-from jdit.pipelines.pipeline import Pipeline, Weights
+from jdit.pipelines.compose import Pipeline, Weights
 from jdit.pipelines.prompts import (
     ClassNames,
     OneText,

@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 import tiny_pipelines  # noqa: E402
 
 import jdit  # noqa: E402
+from jdit import cli  # noqa: E402
 
 PROMPT, NEGATIVE = "a small owl with wings", "the red hill"
 FAMILIES = ("dit", "pixart", "sd3", "flux")
@@ -106,3 +107,12 @@ def test_decoded_latents_are_diffusers_pixels(family):
     want = (want.permute(0, 2, 3, 1).numpy() / 2 + 0.5).clip(0, 1)
     out = np.asarray(ours._decode(ours.weights.codec, x))
     np.testing.assert_allclose(out, want, atol=1e-4)
+
+
+def test_the_command_line_draws_from_a_folder(tmp_path_factory, tmp_path):
+    folder = tmp_path_factory.mktemp("line")
+    tiny_pipelines.pixart(folder)
+    options = ["--prompt", "an owl", "a cat", "--steps", "2", "--size", "16", "16"]
+    cli.main(["sample", str(folder), *options, "--out", str(tmp_path / "two.npz")])
+    drawn = np.load(tmp_path / "two.npz")
+    assert drawn["x_0"].shape == (2, 16, 16, 3) and drawn["label"].tolist() == [0, 1]

@@ -84,8 +84,8 @@ class Pipeline:
         Raises ValueError for no prompt, a size the codec and the patches do not divide,
         fewer than one step, and latents of another shape.
         """
-        several = isinstance(prompt, Sequence) and not isinstance(prompt, str)
-        texts = list(prompt) if several else [prompt]
+        several = isinstance(prompt, list | tuple)
+        texts: list[Any] = list(prompt) if several else [prompt]
         if not texts or not all(isinstance(text, str) for text in texts):
             raise ValueError(
                 f"prompt is {prompt!r}, but it must be text, or some texts"
