@@ -12,6 +12,7 @@ from jdit.encoders import load_encoder
 from jdit.encoders.tokenizer import load_tokenizer
 from jdit.interop.diffusers import from_diffusers
 from jdit.interop.files import read_json
+from jdit.interop.flux import load_flux
 from jdit.interop.hub import resolve
 from jdit.interop.mmdit import load_mmdit
 from jdit.interop.pixart import load_pixart
@@ -120,8 +121,6 @@ def _sd3(folder: Path, index: dict[str, Any]) -> Pipeline:
 
 
 def _flux(folder: Path, index: dict[str, Any]) -> Pipeline:
-    from jdit.interop.flux import load_flux
-
     parts = _parts(folder, load_flux, sigmas=True)
     pooled, one = tower(folder, "text_encoder", "tokenizer", 77)
     text, two = tower(folder, "text_encoder_2", "tokenizer_2", 512)
