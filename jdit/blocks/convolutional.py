@@ -24,8 +24,8 @@ def depthwise(
 class ConvMixer(nn.Module):
     """Linear, depthwise 3 x 3, GELU, compact channel attention, linear.
 
-    `y * sigmoid(channels(mean of y over the image))` is the channel attention (DiCo,
-    section 3.2, "CCA"). Parameters `in`, `channels`, `out` (`d d`) and `mix` (3 x 3).
+    `y * sigmoid(channels(mean of y over the image))` is the channel attention (DiCo's
+    "CCA"). Parameters `in`, `channels`, `out` (`d d`) and `mix` (3 x 3).
 
     grid: rows and columns of the tokens.
     """
@@ -46,7 +46,7 @@ class ConvMixer(nn.Module):
 
 @dataclass(frozen=True)
 class ConvBlock(Modulated):
-    """DiCo's block: `Modulated` convolution and MLP (Ai et al., 2025, section 3.2).
+    """DiCo's block: `Modulated` convolution and MLP (Ai et al., 2025).
 
     The branch "attention" is the convolution: it stands in attention's place, and so
     adapters and policies that mean that place find it.

@@ -49,7 +49,7 @@ class Factorised(Modulated):
 
     The branch along time is `x + f(norm(x))`: it has a norm of its own and is neither
     modulated nor gated, so that this block does not start as the identity (Lu et al.,
-    2024, section 3.2, and the published code).
+    2024; the published code).
 
     dim, heads, mlp_ratio: as in DiT. frames: how many the tokens are of.
     """

@@ -67,7 +67,7 @@ class PreNorm:
 class Joined(PreNorm):
     """`PreNorm`, entered by a linear map of the stream beside a long skip, `2d -> d`.
 
-    The skip is this layer's `context.layer` (U-ViT, section 3.1).
+    The skip is this layer's `context.layer` (Bao et al., 2023).
     """
 
     def init(self, key: Key) -> Params:

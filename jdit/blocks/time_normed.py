@@ -23,7 +23,7 @@ class Between(nn.Module):
     """A vector that goes from `clean` to `noisy` as time runs.
 
     `clean + sigmoid((1 + rate) time + shift) (noisy - clean)`, all of them learned per
-    channel (DiMR, section 3.3, equation 4).
+    channel (DiMR's time-dependent norms).
     """
 
     dim: int

@@ -24,7 +24,7 @@ TASKS = (
 
 @dataclass(frozen=True)
 class KnownFrames:
-    """A video's clean parts, and classes (VDT's unified mask modelling, section 3.3).
+    """A video's clean parts, and classes (VDT's unified mask modelling).
 
     Conditions may hold "frames", a video `b t h w c` that is clean, and "noised", `b t
     h w`, 1 where the network sees x_t instead and 0 where it sees "frames"; without

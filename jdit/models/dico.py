@@ -27,7 +27,7 @@ SIZES = {
     "XL": dict(dim=416, depths=(9, 9, 10, 9, 9)),
     "H": dict(dim=416, depths=(14, 12, 10, 12, 14), mlp_ratio=4.0),
 }
-"""Width and depths of the published models (DiCo, table 1)."""
+"""Width and depths of the published models (the published code)."""
 
 NAMES = ("encoder_1", "encoder_2", "middle", "decoder_2", "decoder_1")
 LEVELS = (0, 1, 2, 1, 1)
@@ -42,7 +42,7 @@ class DiCo(Backbone):
     the width below it). Between them a 3 x 3 convolution changes the number of channels
     and 2 x 2 pixels become channels, or back; an encoder's output joins the decoder of
     its resolution by a linear map. Each width has its own embeddings of time and label
-    (Ai et al., 2025, section 3).
+    (Ai et al., 2025).
 
     grid: size of the data, two axes, multiples of 4; not a weight.
     channels, out_channels, conditioning, clock, dtype, remat, unroll: see `DiT`. The

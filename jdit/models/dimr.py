@@ -52,8 +52,8 @@ class DiMR(Backbone):
     The first level is a transformer with the label's vector as a token; the next ones
     are ConvNeXts. What the layers of a level computed, all of them side by side, is
     normed, enlarged by a linear layer and pixel shuffle, normed, and added to the
-    tokens of the next level: the feature cascade (section 3.2). Time enters only the
-    norms (`Between`; section 3.3).
+    tokens of the next level: the feature cascade. Time enters only the
+    norms (`Between`).
 
     The prediction is the last level's. Every level has a read-out, which training uses:
     `coarse` gives those of the lower ones.

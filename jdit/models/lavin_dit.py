@@ -44,7 +44,7 @@ class LaVinDiT(Backbone):
 
     Sources: DerrickWang005/LaVin-DiT f372858, lib/model/dit.py and blocks.py, are whole
     for this network. The rotations need a head width that is a multiple of 6. The order
-    of pairs and query is derived from the paper's figure 2 and section 3.3.
+    of pairs and query is derived from the paper's description, and is not in the code.
     """
 
     grid: tuple[int, ...] = (1, 64, 64)

@@ -26,7 +26,7 @@ SIZES = {
     "L": dict(dim=1024, depth=20, heads=16),
     "H": dict(dim=1152, depth=28, heads=16),
 }
-"""Width, depth and heads of the published models (U-ViT, table 1).
+"""Width, depth and heads of the published models (the published configurations).
 
 The published count of layers is one more: the middle one is not in `depth`.
 """

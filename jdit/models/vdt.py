@@ -22,7 +22,7 @@ SIZES = {
     "S": dict(dim=384, depth=12, heads=6),
     "L": dict(dim=1152, depth=28, heads=16),
 }
-"""Width, depth and heads of the published models (VDT, table 2)."""
+"""Width, depth and heads of the published models (the published code)."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jdit.typing import Array, Conditions, Float, Key, Params
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The weighted sum of the errors of all resolutions (DiMR, section 3.2).
+    """The weighted sum of the errors of all resolutions (DiMR's published code).
 
     The network's `taps["coarse"]` are predictions at lower resolutions, from the lowest
     on, and each is compared with the target averaged over the pixels it stands for,

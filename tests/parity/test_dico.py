@@ -2,7 +2,8 @@
 """DiCo against arrays that its published code computed.
 
 The code was shallowdream204/DiCo b596b05 (dico_models.py), run in float32 on CPU with
-random weights, 8 x 4 pixels. Largest difference: WORST.
+random weights, 8 x 4 pixels. Every block and the
+output are within 5e-5.
 """
 
 import jax

@@ -3,6 +3,7 @@
 
 The code was qihao067/DiMR fa141ae (libs/core/blocks.py), run in float32 on CPU with
 random weights: two resolutions, the learned grid and a smaller one that is not square.
+Every block and both predictions, up to 10 in size, are within 5e-5.
 """
 
 import jax

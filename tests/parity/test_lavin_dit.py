@@ -3,7 +3,8 @@
 
 The code was DerrickWang005/LaVin-DiT f372858 (lib/model/dit.py, blocks.py), with
 apex's norms and flash attention written anew in plain torch and a SwiGLU of width 20,
-run in float32 on CPU with random weights: 3 shown and 2 asked frames of 4 x 6.
+run in float32 on CPU with random weights: 3 shown and 2 asked frames of 4 x 6. Every
+block and the output are within 5e-5.
 """
 
 import jax

@@ -3,7 +3,8 @@
 
 The code was baofff/U-ViT ce55170 (libs/uvit.py, libs/uvit_t2i.py), run in float32 on
 CPU with random weights: class labels, no condition, text tokens; with and without the
-last convolution and biases of queries, keys and values. Largest difference: 4e-6.
+last convolution and biases of queries, keys and values. Every
+block and the output, up to 10 in size, are within 5e-5.
 """
 
 import jax
