@@ -129,14 +129,15 @@ class ResonanceYaRN:
         for axis, (dim, trained) in enumerate(
             zip(self.axes, self.trained, strict=True)
         ):
-            place = points[:, axis]
-            length = place.max() - place.min() + 1
-            if not trained or length <= trained:
-                tables.append(rotary_table(place[:, None], (dim,), self.theta))
-                continue
-            angles = place[:, None] * self.frequencies(dim, trained, length / trained)
-            size = 1 + 0.1 * log(length / trained)
-            tables.append((np.cos(angles) * size, np.sin(angles) * size))
+            place = points[:, axis, None]
+            scale = (np.ptp(place) + 1) / trained if trained else 1.0
+            size, rates = 1.0, self.theta ** -(np.arange(0, dim, 2) / dim)
+            if scale > 1:
+                size, rates = (
+                    1 + 0.1 * log(scale),
+                    self.frequencies(dim, trained, scale),
+                )
+            tables.append((np.cos(place * rates) * size, np.sin(place * rates) * size))
         cos, sin = (np.concatenate(part, -1) for part in zip(*tables, strict=True))
         return jnp.asarray(cos, jnp.float32), jnp.asarray(sin, jnp.float32)
 
