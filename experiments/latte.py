@@ -18,9 +18,9 @@ Data: "x_0" of 16 x 32 x 32 latents. UCF-101's model is told one of 101 labels:
 from jdit.data import Latents
 from jdit.models.latte import latte
 from jdit.objectives import DenoisingVLB
-from jdit.processes import DDPMLinear, Gaussian
+from jdit.processes import DDPMLinear, Gaussian, LearnedRange
 from jdit.recipe import Recipe, Sampling, Training
-from jdit.solvers import DDPM
+from jdit.solvers import DDPM, Respaced
 
 
 def recipe() -> Recipe:
@@ -33,5 +33,11 @@ def recipe() -> Recipe:
         training=Training(
             steps=1_000_000, batch=40, learning_rate=1e-4, clip=0.1, ema=(0.9999,)
         ),
-        sampling=Sampling(solver=DDPM(), steps=250, guidance=None, batch=8),
+        sampling=Sampling(
+            solver=DDPM(LearnedRange()),
+            grid=Respaced(),
+            steps=250,
+            guidance=None,
+            batch=8,
+        ),
     )

@@ -14,6 +14,7 @@ from jdit.conditioning.frames import KnownFrames
 from jdit.models import VDT, Backbone, DiCo, DiMR, DiT, MMDiT, UViT
 from jdit.models.dimr import Level
 from jdit.models.flux import Flux
+from jdit.models.hunyuan_dit import HunyuanDiT, TwoTexts
 from jdit.models.latte import Latte
 from jdit.models.lavin_dit import LaVinDiT
 from jdit.models.lightning_dit import LightningDiT
@@ -190,5 +191,25 @@ ALBUM = {
     "latte-text": Member(
         Latte((3, 4, 8), 2, 4, dim=16, depth=2, heads=2, base=2, conditioning=Text(12)),
         text(5, 12),
+    ),
+    "hunyuan-dit": Member(
+        HunyuanDiT(
+            (8, 4),
+            channels=2,
+            out_channels=4,
+            dim=16,
+            depth=4,
+            heads=2,
+            pooled=6,
+            conditioning=TwoTexts(12, None, 0.1, 16, 5, 4),
+        ),
+        text(
+            5,
+            12,
+            second_text=draw(BATCH, 4, 16),
+            second_mask=jnp.arange(4)[None] < jnp.array([[4], [1]]),
+            sizes=100 * draw(BATCH, 6),
+            style=jnp.array([0, 0]),
+        ),
     ),
 }

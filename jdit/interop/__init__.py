@@ -9,6 +9,7 @@ from jdit.interop.diffusers import (
 )
 from jdit.interop.dimr import load_dimr, save_dimr
 from jdit.interop.dit import load_dit, load_sit, save_dit, save_sit
+from jdit.interop.hunyuan_dit import load_hunyuan_dit, save_hunyuan_dit
 from jdit.interop.latte import load_latte, save_latte
 from jdit.interop.lavin_dit import load_lavin_dit, save_lavin_dit
 from jdit.interop.lightning_dit import load_lightning_dit, save_lightning_dit
@@ -23,6 +24,7 @@ __all__ = [
     "load_dico",
     "load_dimr",
     "load_dit",
+    "load_hunyuan_dit",
     "load_latte",
     "load_lavin_dit",
     "load_lightning_dit",
@@ -34,6 +36,7 @@ __all__ = [
     "save_dico",
     "save_dimr",
     "save_dit",
+    "save_hunyuan_dit",
     "save_latte",
     "save_lavin_dit",
     "save_lightning_dit",

@@ -6,6 +6,7 @@ from jdit.models.ddt import DDT, DiTDH, ddt, dit_dh
 from jdit.models.dico import DiCo, dico
 from jdit.models.dimr import DiMR, dimr
 from jdit.models.dit import DiT, dit, sit
+from jdit.models.hunyuan_dit import HunyuanDiT, hunyuan_dit
 from jdit.models.latte import Latte, latte, latte_text
 from jdit.models.lavin_dit import LaVinDiT, lavin_dit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
@@ -26,6 +27,7 @@ __all__ = [
     "DiMR",
     "DiT",
     "DiTDH",
+    "HunyuanDiT",
     "LaVinDiT",
     "Latte",
     "LightningDiT",
@@ -40,6 +42,7 @@ __all__ = [
     "dit",
     "dit_dh",
     "from_class_conditional",
+    "hunyuan_dit",
     "latte",
     "latte_text",
     "lavin_dit",
