@@ -3,6 +3,7 @@
 
 from jdit.codecs.base import Codec, Posterior
 from jdit.codecs.diffusers import load_codec, save_codec
+from jdit.codecs.frames import Frames
 from jdit.codecs.kl import (
     AutoencoderKL,
     flux_vae,
@@ -19,6 +20,7 @@ __all__ = [
     "AutoencoderKL",
     "AutoencoderTiny",
     "Codec",
+    "Frames",
     "Posterior",
     "Tiled",
     "flux_vae",

@@ -12,18 +12,18 @@ from jdit.typing import Array, Float, Key, Params
 class Posterior(NamedTuple):
     """An independent Gaussian for every latent value, float32.
 
-    mean: `b h w c`. logvar: the logarithm of its variance, minus infinity where the
+    mean: `b *g c`. logvar: the logarithm of its variance, minus infinity where the
     codec is deterministic.
     """
 
-    mean: Float[Array, "b h w c"]
-    logvar: Float[Array, "b h w c"]
+    mean: Float[Array, "b *g c"]
+    logvar: Float[Array, "b *g c"]
 
     @property
-    def mode(self) -> Float[Array, "b h w c"]:
+    def mode(self) -> Float[Array, "b *g c"]:
         return self.mean
 
-    def sample(self, key: Key) -> Float[Array, "b h w c"]:
+    def sample(self, key: Key) -> Float[Array, "b *g c"]:
         """`mean + exp(logvar / 2) noise` (Kingma and Welling, 2013, section 2.4)."""
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
@@ -31,7 +31,7 @@ class Posterior(NamedTuple):
     def kl(self) -> Float[Array, " b"]:
         """The divergence from a standard Gaussian, in nats (ibid., appendix B)."""
         terms = jnp.square(self.mean) + jnp.exp(self.logvar) - 1 - self.logvar
-        return 0.5 * terms.sum((1, 2, 3))
+        return 0.5 * terms.sum(tuple(range(1, terms.ndim)))
 
 
 class Codec(Protocol):

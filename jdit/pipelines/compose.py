@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A prompt to an image: tokeniser, encoder, model, solver, guidance and codec."""
+"""A prompt to an image or a video: all the parts of a published pipeline."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,7 +44,8 @@ class Pipeline:
     scheduler: process, solver and grid, given the number of an image's tokens.
     guided: "batch" is classifier-free guidance, "told" hands the scale to the network
         as the condition "guidance" (Flux), "none" does not guide.
-    steps, guidance, size: what a call does unless told otherwise; size in pixels.
+    steps, guidance, size: what a call does unless told otherwise; size in pixels,
+        (height, width) or (frames, height, width).
     """
 
     model: Any
@@ -76,10 +77,11 @@ class Pipeline:
 
         negative: what to guide away from. count: images of each prompt.
         seed: image i depends on it and on i alone, whatever is drawn beside it.
-        steps, guidance, size: of the solver; scale, 1 is none; pixels (height, width).
+        steps, guidance, size: of the solver; scale, 1 is none; as the pipeline's.
         latents: where to start, in place of the seed's noise.
-        output: "image" gives PIL images, "array" numbers in [0, 1] `b h w c`, "latent"
-            what the codec would decode. show: a progress bar.
+        output: "image" gives PIL images, a list of frames for each video; "array"
+            numbers in [0, 1], `b h w c` or `b t h w c`; "latent" what the codec would
+            decode. show: a progress bar.
 
         Raises ValueError for no prompt, a size the codec and the patches do not divide,
         fewer than one step, and latents of another shape.
@@ -119,20 +121,24 @@ class Pipeline:
         conditions = dict(self._encode(params, self.prompts.tokens(texts)))
         if negative is not None and self.prompts.negatives:
             tokens = self.prompts.tokens([negative] * len(texts))
-            conditions["negative"] = self._encode(params, tokens)
+            found = self._encode(params, tokens)
+            names = [name for name in self.prompts.negatives if name in found]
+            conditions["negative"] = {name: found[name] for name in names}
         return conditions
 
     def sized(self, size: Size) -> Any:
         """The model of images of this size, in pixels."""
-        factor, patch = self.codec.factor, self.model.tokens.size
-        unit = tuple(factor * p for p in patch)
+        patch, factor = self.model.tokens.size, self.codec.factor
+        factors = factor if isinstance(factor, tuple) else (factor,) * len(patch)
+        unit = tuple(f * p for f, p in zip(factors, patch, strict=True))
         sides = zip(size, unit, strict=False)
         if len(size) != len(unit) or any(s < 1 or s % u for s, u in sides):
             raise ValueError(
                 f"size is {size}, but it must be {len(unit)} multiples of "
                 f"{' and '.join(map(str, dict.fromkeys(unit)))}"
             )
-        return replace(self.model, grid=tuple(s // factor for s in size))
+        grid = tuple(s // f for s, f in zip(size, factors, strict=True))
+        return replace(self.model, grid=grid)
 
     @cached_property
     def _encode(self) -> Callable[..., Conditions]:

@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jdit.codecs import load_codec
+from jdit.codecs import Frames, load_codec
 from jdit.encoders import load_encoder
 from jdit.encoders.tokenizer import load_tokenizer
 from jdit.interop.diffusers import from_diffusers
 from jdit.interop.files import read_json
 from jdit.interop.flux import load_flux
 from jdit.interop.hub import resolve
+from jdit.interop.latte import load_latte
 from jdit.interop.mmdit import load_mmdit
 from jdit.interop.pixart import load_pixart
 from jdit.interop.schedulers import scheduler_from_diffusers
@@ -40,7 +41,7 @@ def pipeline(
     changes: fields of `Pipeline`, such as `steps=30`.
 
     Read are the pipelines of DiT, PixArt-alpha and -Sigma, Stable Diffusion 3 and 3.5,
-    and Flux. Defaults of steps and guidance are diffusers'.
+    Flux, and Latte, which draws videos. Defaults of steps and guidance are diffusers'.
 
     Raises FileNotFoundError for what is not there, and ValueError for a pipeline of
     another class.
@@ -69,7 +70,9 @@ def tower(
     return TextTower(model, load_tokenizer(folder / tokenizer, length=length)), params
 
 
-def _parts(folder: Path, load: Callable, sigmas: bool = False) -> dict[str, Any]:
+def _parts(
+    folder: Path, load: Callable, sigmas: bool = False, frames: bool = False
+) -> dict[str, Any]:
     model, params = load(folder)
     codec, codec_params = load_codec(folder / "vae")
 
@@ -77,12 +80,12 @@ def _parts(folder: Path, load: Callable, sigmas: bool = False) -> dict[str, Any]
         return scheduler_from_diffusers(folder, tokens=tokens, sigmas=sigmas)
 
     scheduler(model.tokens.count)  # what cannot be honoured is said now
-    size = tuple(codec.factor * side for side in model.grid)
+    size = tuple(codec.factor * side for side in model.grid[-2:])
     return dict(
         model=model,
-        codec=codec,
+        codec=Frames(codec) if frames else codec,
         scheduler=scheduler,
-        size=size,
+        size=(*model.grid[:-2], *size),
         weights=Weights(params, codec_params, {}),
     )
 
@@ -106,6 +109,13 @@ def _pixart(length: int, folder: Path, index: dict[str, Any]) -> Pipeline:
     parts = _parts(folder, load_pixart)
     text, params = tower(folder, "text_encoder", "tokenizer", length)
     return _with(parts, OneText(text), {"text": params}, steps=20, guidance=4.5)
+
+
+def _latte(folder: Path, index: dict[str, Any]) -> Pipeline:
+    parts = _parts(folder, load_latte, frames=True)
+    text, params = tower(folder, "text_encoder", "tokenizer", 120)
+    prompts = OneText(text, negatives=("text",))
+    return _with(parts, prompts, {"text": params}, steps=50, guidance=7.5)
 
 
 def _sd3(folder: Path, index: dict[str, Any]) -> Pipeline:
@@ -137,6 +147,7 @@ _PIPELINES: dict[str, Callable[[Path, dict[str, Any]], Pipeline]] = {
     "PixArtAlphaPipeline": partial(_pixart, 120),
     "PixArtSigmaPipeline": partial(_pixart, 300),
     "StableDiffusion3Pipeline": _sd3,
+    "LattePipeline": _latte,
     "FluxPipeline": _flux,
 }
 """The published classes, with the number of text tokens diffusers pads to."""

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +27,12 @@ class TextTower(NamedTuple):
 class Prompts(Protocol):
     """Texts to conditions, in two halves: on the host, and as a pure function.
 
-    negatives: whether the unconditional prediction is told a text of its own.
+    negatives: the conditions that the unconditional prediction is told from a text of
+        its own; the others are those of the prompt.
     """
 
-    negatives: ClassVar[bool]
+    @property
+    def negatives(self) -> tuple[str, ...]: ...
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         """What `conditions` reads, by tokenisers."""
@@ -48,7 +50,7 @@ class ClassNames:
 
     names: tuple[str, ...]
 
-    negatives = False
+    negatives = ()
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         known = {
@@ -75,13 +77,13 @@ class OneText:
     """One encoder's tokens, with their mask (PixArt: T5).
 
     told: whether the network is told the mask. read: whether the encoder is.
+    negatives: Latte's are ("text",): it cuts a negative prompt where the prompt ends.
     """
 
     tower: TextTower
     told: bool = True
     read: bool = True
-
-    negatives = True
+    negatives: tuple[str, ...] = ("text", "mask")
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         ids, mask = self.tower.tokenize(texts)
@@ -101,7 +103,7 @@ class PooledAndText:
     pooled: TextTower
     text: TextTower
 
-    negatives = True
+    negatives = ("text", "pooled")
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         return {
@@ -131,7 +133,7 @@ class ThreeTexts:
     features: int
     length: int = 256
 
-    negatives = True
+    negatives = ("text", "pooled")
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         towers = {"first": self.first, "second": self.second, "text": self.text}

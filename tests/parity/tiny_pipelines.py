@@ -121,6 +121,22 @@ def pixart(folder):
     return pipe
 
 
+def latte(folder):
+    model = diffusers.LatteTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8,
+        num_layers=2, sample_size=8, patch_size=2, cross_attention_dim=32,
+        caption_channels=32, video_length=3, norm_type="ada_norm_single",
+        attention_bias=True, activation_fn="gelu-approximate", num_embeds_ada_norm=1000,
+        norm_elementwise_affine=False, norm_eps=1e-6,
+    )  # fmt: skip
+    pipe = diffusers.LattePipeline(
+        t5_tokenizer(), t5(), vae(), random(model),
+        diffusers.DDIMScheduler(clip_sample=False),
+    )  # fmt: skip
+    pipe.save_pretrained(folder)
+    return pipe
+
+
 def sd3(folder):
     one = clip_tokenizer(folder / "tokenizer")
     two = clip_tokenizer(folder / "tokenizer_2", pad="!")
