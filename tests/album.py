@@ -17,10 +17,13 @@ from jdit.models.flux import Flux
 from jdit.models.hunyuan_dit import HunyuanDiT, TwoTexts
 from jdit.models.latte import Latte
 from jdit.models.lavin_dit import LaVinDiT
+from jdit.models.ddt import DDT, DiTDH, Tower
 from jdit.models.lightning_dit import LightningDiT
+from jdit.models.lumina import FlagDiT, NextDiT
 from jdit.models.pixart import PixArt, Sizes
 from jdit.models.qwen_image import QwenImage
 from jdit.tokens.rotary_geometries import Axes, Diagonal
+from jdit.tokens.stretched import Scaled, TimeAware
 
 BATCH = 2
 
@@ -51,6 +54,7 @@ class Member:
     idle: tuple[str, ...] = ()
 
 
+LUMINA = dict(channels=2, dim=32, depth=2, heads=4, groups=2, hidden=40)
 FIVE = dict(conditioning=Labels(5))
 
 LOW_HEAD = tuple(
@@ -211,5 +215,36 @@ ALBUM = {
             sizes=100 * draw(BATCH, 6),
             style=jnp.array([0, 0]),
         ),
+    ),
+    "ddt": Member(
+        DDT((4, 6), 2, 2, Tower(32, 2, 2, 40), Tower(32, 1, 2, 40), **FIVE),
+        {"label": jnp.array([0, 4])},
+    ),
+    "ddt-wide-head": Member(
+        DiTDH((4, 4), 2, 1, Tower(16, 2, 2, 24), Tower(32, 1, 2, 40), **FIVE),
+        {"label": jnp.array([0, 4])},
+    ),
+    "flag-dit": Member(
+        FlagDiT(
+            (2, 4, 4),
+            patch=(1, 2, 2),
+            conditioning=Text(6),
+            stretch=Scaled(1.5, 2.0),
+            base_tokens=8,
+            **LUMINA,
+        ),
+        text(4, 6),
+    ),
+    "next-dit": Member(
+        NextDiT(
+            (4, 4),
+            patch=1,
+            conditioning=Text(6),
+            stretch=TimeAware(2.0),
+            base_tokens=9,
+            context_drop=2,
+            **LUMINA,
+        ),
+        text(4, 6),
     ),
 }

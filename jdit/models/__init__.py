@@ -3,6 +3,7 @@
 
 from jdit.models.backbone import Backbone, Output
 from jdit.models.ddt import DDT, DiTDH, ddt, dit_dh
+from jdit.models.ddt import DDT, DiTDH, Tower, ddt, dit_dh
 from jdit.models.dico import DiCo, dico
 from jdit.models.dimr import DiMR, dimr
 from jdit.models.dit import DiT, dit, sit
@@ -10,6 +11,7 @@ from jdit.models.hunyuan_dit import HunyuanDiT, hunyuan_dit
 from jdit.models.latte import Latte, latte, latte_text
 from jdit.models.lavin_dit import LaVinDiT, lavin_dit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
+from jdit.models.lumina import FlagDiT, NextDiT, flag_dit, next_dit
 from jdit.models.mmdit import MMDiT, sd3, sd35_large, sd35_medium
 from jdit.models.pixart import (
     PixArt,
@@ -27,13 +29,16 @@ __all__ = [
     "DiMR",
     "DiT",
     "DiTDH",
+    "FlagDiT",
     "HunyuanDiT",
     "LaVinDiT",
     "Latte",
     "LightningDiT",
     "MMDiT",
+    "NextDiT",
     "Output",
     "PixArt",
+    "Tower",
     "UViT",
     "VDT",
     "ddt",
@@ -41,12 +46,14 @@ __all__ = [
     "dimr",
     "dit",
     "dit_dh",
+    "flag_dit",
     "from_class_conditional",
     "hunyuan_dit",
     "latte",
     "latte_text",
     "lavin_dit",
     "lightning_dit",
+    "next_dit",
     "pixart_alpha",
     "pixart_sigma",
     "sd3",
