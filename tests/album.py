@@ -12,12 +12,12 @@ from jdit.blocks.pixart import Compression
 from jdit.conditioning import Labels, Text
 from jdit.conditioning.frames import KnownFrames
 from jdit.models import VDT, Backbone, DiCo, DiMR, DiT, MMDiT, UViT
+from jdit.models.ddt import DDT, DiTDH, Tower
 from jdit.models.dimr import Level
 from jdit.models.flux import Flux
 from jdit.models.hunyuan_dit import HunyuanDiT, TwoTexts
 from jdit.models.latte import Latte
 from jdit.models.lavin_dit import LaVinDiT
-from jdit.models.ddt import DDT, DiTDH, Tower
 from jdit.models.lightning_dit import LightningDiT
 from jdit.models.lumina import FlagDiT, NextDiT
 from jdit.models.pixart import PixArt, Sizes

@@ -2,7 +2,6 @@
 """Backbone families, a file each."""
 
 from jdit.models.backbone import Backbone, Output
-from jdit.models.ddt import DDT, DiTDH, ddt, dit_dh
 from jdit.models.ddt import DDT, DiTDH, Tower, ddt, dit_dh
 from jdit.models.dico import DiCo, dico
 from jdit.models.dimr import DiMR, dimr
