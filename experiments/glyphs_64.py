@@ -33,7 +33,7 @@ def recipe() -> Recipe:
         training=replace(
             first.training,
             start="runs/glyphs-32",
-            steps=2400,
+            steps=2000,
             batch=32,
             learning_rate=5e-4,
             warmup=100,
