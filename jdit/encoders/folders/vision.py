@@ -151,14 +151,14 @@ def write(encoder: VisionTransformer) -> dict[str, Any]:
     )
 
 
-def _ratio(encoder: VisionTransformer) -> int | float:
-    """The MLP's width as a multiple of the stream's, whole where it can be."""
-    for ratio in (4, *range(1, 17), encoder.hidden / encoder.dim):
+def _ratio(encoder: VisionTransformer) -> int:
+    """The MLP's width as a multiple of the stream's."""
+    for ratio in (4, *range(1, 33)):
         hidden = int(encoder.dim * ratio)
         if encoder.hidden == (_two_thirds(hidden) if encoder.gated else hidden):
             return ratio
     raise ValueError(
-        f"model.hidden is {encoder.hidden}, but DINOv2's layout holds multiples of "
+        f"hidden is {encoder.hidden}, but DINOv2's layout holds multiples of "
         f"dim {encoder.dim}, two thirds of them where gated"
     )
 
