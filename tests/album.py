@@ -12,6 +12,7 @@ from jdit.blocks.pixart import Compression
 from jdit.conditioning import Labels, Text
 from jdit.conditioning.frames import KnownFrames
 from jdit.models import VDT, Backbone, DiCo, DiMR, DiT, MMDiT, UViT
+from jdit.models.cogvideox import CogVideoX, Resized
 from jdit.models.ddt import DDT, DiTDH, Tower
 from jdit.models.dimr import Level
 from jdit.models.flux import Flux
@@ -22,6 +23,7 @@ from jdit.models.lightning_dit import LightningDiT
 from jdit.models.lumina import FlagDiT, NextDiT
 from jdit.models.pixart import PixArt, Sizes
 from jdit.models.qwen_image import QwenImage
+from jdit.models.wan import Wan
 from jdit.tokens.rotary_geometries import Axes, Diagonal
 from jdit.tokens.stretched import Scaled, TimeAware
 
@@ -99,7 +101,7 @@ ALBUM = {
             conditioning=Text(12, 10),
         ),
         text(5, 12, pooled=draw(BATCH, 10)),
-        idle=("['last']['attention']['text']['q_norm']['scale']",),
+        idle=("['last_blocks']['attention']['text']['q_norm']['scale']",),
     ),
     "lightning-dit": Member(
         LightningDiT((4, 6), 2, 4, 1, 32, 2, 2, 40, qk_norm=True, **FIVE),
@@ -246,5 +248,31 @@ ALBUM = {
             **LUMINA,
         ),
         text(4, 6),
+    ),
+    "wan": Member(
+        Wan(
+            (2, 4, 6),
+            channels=2,
+            dim=24,
+            depth=2,
+            heads=2,
+            hidden=32,
+            text_tokens=6,
+            conditioning=Text(12),
+        ),
+        text(5, 12),
+    ),
+    "cogvideox": Member(
+        CogVideoX(
+            (2, 4, 8),
+            channels=2,
+            dim=32,
+            depth=2,
+            heads=2,
+            condition=24,
+            rotary=Resized((4, 6, 6), (2, 3)),
+            conditioning=Text(12),
+        ),
+        text(5, 12),
     ),
 }

@@ -41,7 +41,7 @@ CONFIG = Config(
     fixed=dict(patch_size=1),
 )
 
-_SINGLE, _PARALLEL = "single_transformer_blocks.{}", "single/parallel"
+_SINGLE, _PARALLEL = "single_transformer_blocks.{}", "single_blocks/parallel"
 
 
 def _joined(theirs: str, shares: tuple[int, int]) -> tuple[Rule, ...]:
@@ -72,8 +72,8 @@ def diffusers_layout(model: Flux) -> Layout:
         *linear(f"{embed}.timestep_embedder.linear_2", "time/out"),
         *linear(f"{embed}.text_embedder.linear_1", "pooled/in"),
         *linear(f"{embed}.text_embedder.linear_2", "pooled/out"),
-        *stream("double", "image", **image),
-        *stream("double", "text", **text),
+        *stream("double_blocks", "image", **image),
+        *stream("double_blocks", "text", **text),
         *linear(f"{_SINGLE}.norm.linear", modulations(_PARALLEL)),
         *linear(tuple(f"{attn}.to_{x}" for x in "qkv"), f"{single}/qkv"),
         *norms((f"{attn}.norm_q.weight", f"{attn}.norm_k.weight"), single),
@@ -108,8 +108,8 @@ def original_layout(model: Flux) -> Layout:
     rules = [
         *packed("img_in", "patch"),
         *linear("txt_in", "text"),
-        *stream("double", "image", **names("img")),
-        *stream("double", "text", **names("txt")),
+        *stream("double_blocks", "image", **names("img")),
+        *stream("double_blocks", "text", **names("txt")),
         *linear(f"{single}.modulation.lin", modulations(_PARALLEL)),
         *linear(f"{single}.linear1", fused),
         *norms(scales, f"{_PARALLEL}/attention"),

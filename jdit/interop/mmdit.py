@@ -63,7 +63,7 @@ def _diffusers_block(model: MMDiT, stage: str) -> tuple[Rule, ...]:
             ("text", "norm1_context.linear", "ff_context"),
         )
     }
-    if stage != "dual":
+    if stage != "dual_blocks":
         rules = stream(stage, "image", **names["image"])
     else:
         attn, dual = f"{block}.attn2", f"{attention}/dual"
@@ -75,14 +75,14 @@ def _diffusers_block(model: MMDiT, stage: str) -> tuple[Rule, ...]:
             *linear(f"{attn}.to_out.0", f"{dual}/out"),
         )
     text = names["text"]
-    if stage == "last":
+    if stage == "last_blocks":
         return rules + _read_text(text, twist=swap)
     return rules + stream(stage, "text", **text)
 
 
 def _read_text(names: Mapping[str, Any], twist: Twist | None) -> tuple[Rule, ...]:
     """The text of the last layer: only read."""
-    ours = "last/attention/text"
+    ours = "last_blocks/attention/text"
     return (
         *linear(names["modulation"], f"{ours}/modulation", twist=twist),
         *linear(names["qkv"], f"{ours}/qkv"),
@@ -105,12 +105,12 @@ def _original_block(model: MMDiT, stage: str) -> tuple[Rule, ...]:
         )
 
     image, text = names("x_block"), names("context_block")
-    if stage == "last":
+    if stage == "last_blocks":
         return stream(stage, "image", **image) + _read_text(text, twist=None)
     rules = stream(stage, "text", **text)
-    if stage == "joint":
+    if stage == "joint_blocks":
         return rules + stream(stage, "image", **image)
-    dual, key = "dual/attention/dual", "joint_blocks.{}.x_block.attn2"
+    dual, key = "dual_blocks/attention/dual", "joint_blocks.{}.x_block.attn2"
     own = scales(key)
     return (
         *rules,

@@ -48,12 +48,12 @@ def layout() -> Layout:
             *linear(f"{embed}.linear_1", "time/in"),
             *linear(f"{embed}.linear_2", "time/out"),
             *stream(
-                "joint",
+                "joint_blocks",
                 "image",
                 **diffusers_names(block, "image", "img_mod.1", "img_mlp"),
             ),
             *stream(
-                "joint",
+                "joint_blocks",
                 "text",
                 **diffusers_names(block, "text", "txt_mod.1", "txt_mlp"),
             ),

@@ -37,7 +37,8 @@ class Flux(Backbone):
 
     grid: size of the data, unpacked, e.g. (128, 128) latents of 16 channels; any that
         the patch divides. Published code packs 2 x 2 latents into one token of 64.
-    depth, single_depth: layers of two streams (stage "double") and of one ("single").
+    depth, single_depth: layers of two streams (stage "double_blocks") and of one
+        ("single_blocks").
     guidance: whether the model is told a guidance scale.
     geometry: the rotary table (`jdit.tokens.rotary_geometries`).
     channels, patch, dim, heads, mlp_ratio, conditioning, clock, dtype, remat, unroll:
@@ -88,8 +89,8 @@ class Flux(Backbone):
     def stages(self) -> tuple[Stage, ...]:
         size = self.dim, self.heads, self.mlp_ratio
         return (
-            Stage("double", Joint(*size, qk_norm=True), self.depth),
-            Stage("single", Parallel(*size), self.single_depth),
+            Stage("double_blocks", Joint(*size, qk_norm=True), self.depth),
+            Stage("single_blocks", Parallel(*size), self.single_depth),
         )
 
     def init(self, key: Key) -> Params:
@@ -162,7 +163,7 @@ class Flux(Backbone):
         taps: Mapping[str, Stream],
     ) -> tuple[Stream, Context]:
         """The streams become one between the stages, text before image."""
-        if stage != "single":
+        if stage != "single_blocks":
             return stream, context
         mask = join_mask(context.mask, stream["image"])
         stream = jnp.concatenate([stream["text"], stream["image"]], 1)

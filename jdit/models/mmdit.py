@@ -40,8 +40,9 @@ class MMDiT(Backbone):
     channels, patch, dim, depth, heads, mlp_ratio: as in the paper.
     qk_norm: RMS-normalise queries and keys (SD3.5).
     dual_layers: how many of the first layers have a second attention, of the image to
-        itself (SD3.5-medium). They are the stage "dual", the others "joint", but for
-        the last layer, which leaves the text as it is: "last".
+        itself (SD3.5-medium). They are the stage "dual_blocks", the others
+        "joint_blocks", but for the last layer, which leaves the text as it is:
+        "last_blocks".
     conditioning: widths of text and pooled. dropout: the paper drops each of its three
         encoders by itself, at 46.4%; `Text` drops all of them at once.
     rotary: a geometry (`jdit.tokens.rotary_geometries`) in place of the added table;
@@ -104,9 +105,9 @@ class MMDiT(Backbone):
         size = (self.dim, self.heads, self.mlp_ratio, self.qk_norm)
         plain = self.depth - 1 - self.dual_layers
         kinds: dict[str, tuple[Block, int]] = {
-            "dual": (JointDual(*size), self.dual_layers),
-            "joint": (Joint(*size), plain),
-            "last": (JointLast(*size), 1),
+            "dual_blocks": (JointDual(*size), self.dual_layers),
+            "joint_blocks": (Joint(*size), plain),
+            "last_blocks": (JointLast(*size), 1),
         }
         return tuple(Stage(name, *kind) for name, kind in kinds.items() if kind[1])
 
@@ -175,7 +176,7 @@ class MMDiT(Backbone):
         taps: Mapping[str, Stream],
     ) -> tuple[Stream, Context]:
         """Before the last layer the text leaves the stream: it is only read there."""
-        if stage != "last":
+        if stage != "last_blocks":
             return stream, context
         return stream["image"], context.replace(  # type: ignore[attr-defined]
             text=stream["text"]

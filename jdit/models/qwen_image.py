@@ -73,7 +73,7 @@ class QwenImage(Backbone):
     @property
     def stages(self) -> tuple[Stage, ...]:
         block = Joint(self.dim, self.heads, self.mlp_ratio, qk_norm=True)
-        return (Stage("joint", block, self.depth),)
+        return (Stage("joint_blocks", block, self.depth),)
 
     def init(self, key: Key) -> Params:
         """Parameters: DiT's initialisation, since the authors publish none."""

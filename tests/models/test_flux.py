@@ -70,8 +70,8 @@ def test_recipes_at_full_size(name, size, given):
 def test_adapters_find_attention_in_the_parallel_block():
     names = kernels(zeros(FLUX))
     assert {
-        "single/parallel/attention/qkv/kernel",
-        "single/parallel/mlp/out/kernel",
+        "single_blocks/parallel/attention/qkv/kernel",
+        "single_blocks/parallel/mlp/out/kernel",
     } <= (names.keys())
 
 

@@ -103,7 +103,7 @@ def test_every_block(tmp_path, guidance, grid):
     out = jax.jit(model.apply)(
         params, jnp.asarray(x.permute(0, 2, 3, 1)), jnp.asarray(time), conditions
     )
-    double, single = out.taps["double"], out.taps["single"]
+    double, single = out.taps["double_blocks"], out.taps["single_blocks"]
     ours = [
         np.concatenate([double["text"][i], double["image"][i]], 1) for i in range(2)
     ]

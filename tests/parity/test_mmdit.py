@@ -95,7 +95,7 @@ def test_every_block(tmp_path, kind, grid):
         for i in range(stage.depth):
             tap = jax.tree.map(lambda x, i=i: x[i], out.taps[stage.name])
             text_there, image_there = stages[layer]
-            if stage.name == "last":
+            if stage.name == "last_blocks":
                 tap = {"image": tap}
             else:
                 worst = max(worst, close(f"text {layer}", tap["text"], text_there))

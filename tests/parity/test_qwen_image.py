@@ -72,7 +72,7 @@ def test_every_block(tmp_path, masked, grid):
     )
     errors = {}
     for i, (text_there, image_there) in enumerate(stages):
-        tap = jax.tree.map(lambda x, i=i: x[i], out.taps["joint"])
+        tap = jax.tree.map(lambda x, i=i: x[i], out.taps["joint_blocks"])
         for name, value in (("text", text_there), ("image", image_there)):
             errors[f"{name} {i}"] = np.abs(tap[name] - value.numpy()).max()
     errors["output"] = np.abs(np.asarray(out.prediction) - want.numpy()).max()
