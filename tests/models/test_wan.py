@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models.counting import count, shape_of_prediction
+from tiny_dit import awake
+
+from jdit.conditioning import Text
+from jdit.interop.wan import load_wan, save_wan
+from jdit.models.wan import Wan, wan_1b, wan_14b
+from jdit.recipe import load_recipe
+
+TINY = Wan(
+    grid=(2, 4, 4),
+    channels=2,
+    dim=24,
+    depth=1,
+    heads=2,
+    hidden=32,
+    text_tokens=5,
+    conditioning=Text(6),
+)
+
+
+@pytest.mark.parametrize(
+    "model, parameters",
+    [(wan_1b(), 1_418_996_800), (wan_14b(), 14_288_491_584)],
+    ids=["1b", "14b"],
+)
+def test_published_sizes_have_the_published_parameters(model, parameters):
+    """Counted on diffusers' module."""
+    assert count(model) == parameters
+
+
+def test_padding_is_zero_vectors_whatever_the_encoder_says():
+    """Masked tokens, zeros, and absent tokens are one; and these are attended to."""
+    params = jax.jit(lambda k: awake(TINY.init(k), k))(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(1, *TINY.sample_shape)), jnp.float32)
+    text = jnp.asarray(rng.normal(size=(1, 3, 6)), jnp.float32)
+    mask, time = jnp.array([[True, True, False]]), jnp.array([0.5])
+
+    def run(model=TINY, **conditions):
+        return model.apply(params, x, time, conditions).prediction
+
+    want = run(text=text, mask=mask)
+    np.testing.assert_allclose(run(text=text[:, :2]), want, atol=1e-6)
+    np.testing.assert_allclose(run(text=text.at[:, 2].set(0)), want, atol=1e-6)
+    fewer = run(replace(TINY, text_tokens=2), text=text[:, :2])
+    assert np.abs(fewer - want).max() > 1e-4
+    with pytest.raises(ValueError, match="at most text_tokens = 5"):
+        run(text=jnp.zeros((1, 6, 6)))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(dim=22, heads=2), "multiple of twice heads"),
+        (dict(hidden=0), "hidden is 0"),
+        (dict(grid=(4, 4)), "three axes: frames, height, width"),
+    ],
+    ids=["heads", "hidden", "grid"],
+)
+def test_bad_fields_say_so(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(TINY, **change)
+
+
+def test_folders_of_other_models_say_so(tmp_path):
+    params = jax.jit(TINY.init)(jax.random.key(0))
+    with pytest.raises(ValueError, match="model.clock is"):
+        save_wan(tmp_path, replace(TINY, clock=replace(TINY.clock, shift=1.0)), params)
+    save_wan(tmp_path, TINY, params)
+    path = tmp_path / "config.json"
+    config = path.read_text()
+    path.write_text(config.replace('"image_dim": null', '"image_dim": 1280'))
+    with pytest.raises(ValueError, match="image_dim 1280"):
+        load_wan(tmp_path)
+    path.write_text(config.replace('"in_channels": 2', '"in_channels": 4'))
+    with pytest.raises(ValueError, match="only text-to-video is supported"):
+        load_wan(tmp_path)
+
+
+def test_the_recipe_is_the_published_setting():
+    model = load_recipe("wan").model
+    assert count(model) == 1_418_996_800
+    text = {"text": ((512, 4096), np.float32)}
+    assert shape_of_prediction(model, text) == (2, 21, 60, 104, 16)
