@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jdit.interop.cogvideox import load_cogvideox, save_cogvideox
 from jdit.interop.ddt import load_ddt, load_dit_dh, save_ddt, save_dit_dh
 from jdit.interop.dico import load_dico, save_dico
 from jdit.interop.diffusers import from_diffusers, to_diffusers
@@ -15,6 +16,7 @@ from jdit.interop.mmdit import load_mmdit, save_mmdit
 from jdit.interop.pixart import load_pixart, save_pixart
 from jdit.interop.uvit import load_uvit, save_uvit
 from jdit.interop.vdt import load_vdt, save_vdt
+from jdit.interop.wan import load_wan, save_wan
 from jdit.models import (
     DDT,
     VDT,
@@ -26,7 +28,9 @@ from jdit.models import (
     PixArt,
     UViT,
 )
+from jdit.models.cogvideox import CogVideoX
 from jdit.models.flux import Flux
+from jdit.models.wan import Wan
 from jdit.typing import Params
 
 Loaded = tuple[Any, Params]
@@ -80,6 +84,19 @@ FAMILIES = (
         ("blocks.0.mlp.w12.weight", "blocks.0.adaLN_modulation.1.weight"),
     ),
     Family(DDT, load_ddt, save_ddt, (), ("final_layer.adaLN_modulation.0.weight",)),
+    Family(
+        Wan,
+        load_wan,
+        save_wan,
+        ("WanTransformer3DModel",),
+        ("blocks.0.cross_attn.norm_q.weight",),
+    ),
+    Family(
+        CogVideoX,
+        load_cogvideox,
+        save_cogvideox,
+        ("CogVideoXTransformer3DModel",),
+    ),
     Family(DiTDH, load_dit_dh, save_dit_dh, (), ("s_embedder.proj.weight",)),
 )
 _PREFIXES = ("", "model.diffusion_model.", "ema_denoiser.")

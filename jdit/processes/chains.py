@@ -118,6 +118,41 @@ class DDPMScaledLinear(Discrete):
 
 
 @dataclass(frozen=True)
+class ZeroTerminal(Discrete):
+    """`DDPMScaledLinear` that ends in pure noise, after a shift: CogVideoX's schedule.
+
+    The signal-to-noise ratio is divided by `shift`; then alpha is moved and scaled so
+    that the first stays where it was and the last is 0 (Lin et al., 2024, "Common
+    Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1).
+
+    least: alpha_bar of the last step, since a logarithm must be finite.
+    """
+
+    steps: int = 1000
+    first: float = 0.00085
+    last: float = 0.012
+    shift: float = 1.0
+    least: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.shift <= 0 or self.least <= 0:
+            raise ValueError(
+                f"steps is {self.steps}, shift {self.shift} and least {self.least}, "
+                "but there must be at least 2 steps, and the others must be positive"
+            )
+        _check_betas(self)
+
+    @property
+    def betas(self) -> np.ndarray:
+        plain = DDPMScaledLinear(self.steps, self.first, self.last)
+        bar = np.cumprod(1 - plain.betas)
+        root = np.sqrt(bar / (self.shift + (1 - self.shift) * bar))
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        bar = np.maximum(root**2, self.least)
+        return 1 - bar / np.concatenate([[1.0], bar[:-1]])
+
+
+@dataclass(frozen=True)
 class DDPMCosine(Discrete):
     """Betas from a squared cosine, at most `most` (Improved DDPM, equation 17)."""
 
