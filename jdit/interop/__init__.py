@@ -10,6 +10,7 @@ from jdit.interop.diffusers import (
 )
 from jdit.interop.dimr import load_dimr, save_dimr
 from jdit.interop.dit import load_dit, load_sit, save_dit, save_sit
+from jdit.interop.flux import load_flux, save_flux
 from jdit.interop.hunyuan_dit import load_hunyuan_dit, save_hunyuan_dit
 from jdit.interop.latte import load_latte, save_latte
 from jdit.interop.lavin_dit import load_lavin_dit, save_lavin_dit
@@ -20,7 +21,9 @@ from jdit.interop.lumina import (
     next_dit_to_diffusers,
     save_lumina,
 )
+from jdit.interop.mmdit import load_mmdit, save_mmdit
 from jdit.interop.pixart import load_pixart, save_pixart
+from jdit.interop.qwen_image import load_qwen_image, save_qwen_image
 from jdit.interop.schedulers import Scheduler, scheduler_from_diffusers
 from jdit.interop.uvit import load_uvit, save_uvit
 from jdit.interop.vdt import load_vdt, save_vdt
@@ -33,12 +36,15 @@ __all__ = [
     "load_dimr",
     "load_dit",
     "load_dit_dh",
+    "load_flux",
     "load_hunyuan_dit",
     "load_latte",
     "load_lavin_dit",
     "load_lightning_dit",
     "load_lumina",
+    "load_mmdit",
     "load_pixart",
+    "load_qwen_image",
     "load_sit",
     "load_uvit",
     "load_vdt",
@@ -50,12 +56,15 @@ __all__ = [
     "save_dimr",
     "save_dit",
     "save_dit_dh",
+    "save_flux",
     "save_hunyuan_dit",
     "save_latte",
     "save_lavin_dit",
     "save_lightning_dit",
     "save_lumina",
+    "save_mmdit",
     "save_pixart",
+    "save_qwen_image",
     "save_sit",
     "save_uvit",
     "save_vdt",

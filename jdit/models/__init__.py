@@ -6,6 +6,7 @@ from jdit.models.ddt import DDT, DiTDH, Tower, ddt, dit_dh
 from jdit.models.dico import DiCo, dico
 from jdit.models.dimr import DiMR, dimr
 from jdit.models.dit import DiT, dit, sit
+from jdit.models.flux import Flux, flux_dev, flux_schnell
 from jdit.models.hunyuan_dit import HunyuanDiT, hunyuan_dit
 from jdit.models.latte import Latte, latte, latte_text
 from jdit.models.lavin_dit import LaVinDiT, lavin_dit
@@ -18,6 +19,7 @@ from jdit.models.pixart import (
     pixart_alpha,
     pixart_sigma,
 )
+from jdit.models.qwen_image import QwenImage, qwen_image
 from jdit.models.uvit import UViT, uvit
 from jdit.models.vdt import VDT, vdt
 
@@ -29,6 +31,7 @@ __all__ = [
     "DiT",
     "DiTDH",
     "FlagDiT",
+    "Flux",
     "HunyuanDiT",
     "LaVinDiT",
     "Latte",
@@ -37,6 +40,7 @@ __all__ = [
     "NextDiT",
     "Output",
     "PixArt",
+    "QwenImage",
     "Tower",
     "UViT",
     "VDT",
@@ -46,6 +50,8 @@ __all__ = [
     "dit",
     "dit_dh",
     "flag_dit",
+    "flux_dev",
+    "flux_schnell",
     "from_class_conditional",
     "hunyuan_dit",
     "latte",
@@ -55,6 +61,7 @@ __all__ = [
     "next_dit",
     "pixart_alpha",
     "pixart_sigma",
+    "qwen_image",
     "sd3",
     "sd35_large",
     "sd35_medium",
