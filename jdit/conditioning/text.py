@@ -62,7 +62,8 @@ class Text:
             names = [name for name in ("text", "pooled") if name in conditions]
             negative = {name: jnp.zeros_like(conditions[name]) for name in names}
         for name, value in negative.items():
-            want = jnp.shape(conditions.get(name))
+            given: Any = conditions.get(name)
+            want = jnp.shape(given)
             if name not in conditions or jnp.shape(value) != want:
                 raise ValueError(
                     f"conditions['negative'][{name!r}] has shape {jnp.shape(value)}, "

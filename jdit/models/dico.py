@@ -213,5 +213,6 @@ def dico(size: str = "S", **changes: Any) -> DiCo:
     """
     if size not in SIZES:
         raise ValueError(f"size is {size!r}, but it must be one of {', '.join(SIZES)}")
-    published: dict[str, Any] = dict(out_channels=8, clock=LinearClock(1000.0, -1.0))
-    return DiCo(**SIZES[size] | published | changes)
+    fields: dict[str, Any] = dict(out_channels=8, clock=LinearClock(1000.0, -1.0))
+    fields |= SIZES[size]
+    return DiCo(**fields | changes)

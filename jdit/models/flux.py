@@ -146,13 +146,13 @@ class Flux(Backbone):
         return {"image": image, "text": text}, context
 
     def _guidance(self, conditions: Conditions, count: int) -> Float[Array, " b"]:
-        if jnp.shape(conditions.get("guidance")) != (count,):
+        scale: Any = conditions.get("guidance")
+        if jnp.shape(scale) != (count,):
             raise ValueError(
-                f"conditions['guidance'] has shape "
-                f"{jnp.shape(conditions.get('guidance'))}, but this model needs one "
-                f"guidance scale per image, ({count},), such as 3.5"
+                f"conditions['guidance'] has shape {jnp.shape(scale)}, but this model "
+                f"needs one guidance scale per image, ({count},), such as 3.5"
             )
-        return jnp.asarray(conditions["guidance"], jnp.float32)
+        return jnp.asarray(scale, jnp.float32)
 
     def enter(
         self,

@@ -118,7 +118,7 @@ class FlagDiT(Backbone):
     def _block(self, kind: type[FlagBlock], **more: Any) -> FlagBlock:
         widths = (self.dim, self.heads, self.groups, self.hidden)
         told = (self.condition_width, self.conditioning.features)
-        options = (self.qk_norm, self.eps, self.base_tokens)
+        options: tuple[Any, ...] = (self.qk_norm, self.eps, self.base_tokens)
         return kind(*widths, *told, *options, **more)
 
     @property

@@ -21,10 +21,12 @@ Table = tuple[Float[Array, "s k"], Float[Array, "s k"]]
 
 
 @runtime_checkable
+@runtime_checkable
 class Geometry(Protocol):
-    """The rotary table of text and image tokens."""
+    """The rotary table of text and image tokens; axes: channels each axis turns."""
 
-    axes: tuple[int, ...]
+    @property
+    def axes(self) -> tuple[int, ...]: ...
 
     def __call__(self, text: int, coordinates: Float[np.ndarray, "n a"]) -> Table: ...
 
