@@ -8,6 +8,10 @@ DiT's blocks, rectified flow with SD3's logit-normal times (Esser et al., 2024).
 starts from the 32 x 32 stage, at half its coordinates, so that a position means the
 same place; the resolution shift 2 = sqrt(256 / 64) moves times towards noise (equation
 23). Classes are Unicode's subgroups of its smileys, animals and food, 456 glyphs.
+
+Measured (2026-11-21, 2 CPU cores, both stages under two hours): Frechet distance 1.97x
+that of two halves of the glyphs; see docs/results.md. The weights are shipped:
+`jdit.load("glyphs-64")`.
 """
 
 from dataclasses import replace
