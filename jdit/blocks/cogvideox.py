@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jdit.attention import Rotary, attend, split_heads
-from jdit.blocks.joint import STREAMS, gated
+from jdit.blocks.joint import STREAMS
 from jdit.linear import Linear, Mlp, call, zeros
-from jdit.norms import LayerNorm, modulate
+from jdit.norms import LayerNorm, modulate, per_token
 from jdit.stack import Context
 from jdit.typing import Array, Bool, Float, Key, Params, Stream
 
@@ -112,7 +112,10 @@ class ExpertBlock:
         output: Stream,
         context: Context,
     ) -> Stream:
-        return {
-            key: gated(params[key], stream[key], output[key], context.vector)
-            for key in STREAMS
-        }
+        vector = nn.silu(context.vector)
+        merged = {}
+        for key in STREAMS:
+            gate = call(Linear(self.dim), params[key]["gate"], vector)
+            added = per_token(gate) * output[key].astype(gate.dtype)
+            merged[key] = stream[key] + added
+        return merged
