@@ -73,6 +73,10 @@ OWN = {  # a member of the album made plain enough, and what its file does not s
     "UViT": ("uvit", dict(grid=(8, 8)), ("heads",)),
     "DiCo": ("dico", {}, ()),
     "LightningDiT": ("lightning-dit", dict(grid=(4, 4)), ()),
+    "DiTDH": ("ddt-wide-head", dict(grid=(4, 4)), ()),
+    "NextDiT": ("next-dit", {}, ("heads", "patch", "grid")),
+    "VDT": ("vdt", {}, ("heads",)),
+    "Wan": ("wan", {}, ("heads",)),
 }
 
 

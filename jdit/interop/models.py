@@ -9,28 +9,45 @@ from jdit.interop.cogvideox import load_cogvideox, save_cogvideox
 from jdit.interop.ddt import load_ddt, load_dit_dh, save_ddt, save_dit_dh
 from jdit.interop.dico import load_dico, save_dico
 from jdit.interop.diffusers import from_diffusers, to_diffusers
+from jdit.interop.dimr import load_dimr, save_dimr
 from jdit.interop.files import DType, open_tensors, read_json
 from jdit.interop.flux import load_flux, save_flux
+from jdit.interop.hunyuan_dit import load_hunyuan_dit, save_hunyuan_dit
+from jdit.interop.latte import load_latte, save_latte
+from jdit.interop.lavin_dit import load_lavin_dit, save_lavin_dit
 from jdit.interop.lightning_dit import load_lightning_dit, save_lightning_dit
+from jdit.interop.lumina import (
+    load_lumina,
+    next_dit_from_diffusers,
+    next_dit_to_diffusers,
+    save_lumina,
+)
 from jdit.interop.mmdit import load_mmdit, save_mmdit
 from jdit.interop.pixart import load_pixart, save_pixart
+from jdit.interop.qwen_image import load_qwen_image, save_qwen_image
 from jdit.interop.uvit import load_uvit, save_uvit
 from jdit.interop.vdt import load_vdt, save_vdt
 from jdit.interop.wan import load_wan, save_wan
 from jdit.models import (
     DDT,
     VDT,
+    CogVideoX,
     DiCo,
+    DiMR,
     DiT,
     DiTDH,
+    FlagDiT,
+    Flux,
+    HunyuanDiT,
+    Latte,
+    LaVinDiT,
     LightningDiT,
     MMDiT,
     PixArt,
+    QwenImage,
     UViT,
+    Wan,
 )
-from jdit.models.cogvideox import CogVideoX
-from jdit.models.flux import Flux
-from jdit.models.wan import Wan
 from jdit.typing import Params
 
 Loaded = tuple[Any, Params]
@@ -50,7 +67,18 @@ class Family(NamedTuple):
     keys: tuple[str, ...] = ()
 
 
-FAMILIES = (
+def _load_lumina(path: str | Path, **config: Any) -> Loaded:
+    load = next_dit_from_diffusers if Path(path).is_dir() else load_lumina
+    return load(path, **config)
+
+
+def _save_lumina(path: str | Path, model: Any, params: Params, *, dtype: DType) -> None:
+    file = str(path).endswith(".safetensors")
+    save = save_lumina if file else next_dit_to_diffusers
+    save(path, model, params, dtype=dtype)
+
+
+FAMILIES = (  # a narrower kind before a wider one
     Family(DiT, from_diffusers, to_diffusers, ("DiTTransformer2DModel",)),
     Family(
         PixArt,
@@ -73,9 +101,19 @@ FAMILIES = (
         ("FluxTransformer2DModel",),
         ("double_blocks.0.img_attn.qkv.weight",),
     ),
-    Family(UViT, load_uvit, save_uvit, (), ("in_blocks.0.mlp.fc1.weight",)),
-    Family(DiCo, load_dico, save_dico, (), ("down1_2.body.0.weight",)),
-    Family(VDT, load_vdt, save_vdt, (), ("blocks.0.temporal_fc.weight",)),
+    Family(
+        QwenImage, load_qwen_image, save_qwen_image, ("QwenImageTransformer2DModel",)
+    ),
+    Family(HunyuanDiT, load_hunyuan_dit, save_hunyuan_dit, ("HunyuanDiT2DModel",)),
+    Family(
+        FlagDiT,
+        _load_lumina,
+        _save_lumina,
+        ("LuminaNextDiT2DModel",),
+        ("cap_embedder.1.weight",),
+    ),
+    Family(DiTDH, load_dit_dh, save_dit_dh, (), ("s_embedder.proj.weight",)),
+    Family(DDT, load_ddt, save_ddt, (), ("final_layer.adaLN_modulation.0.weight",)),
     Family(
         LightningDiT,
         load_lightning_dit,
@@ -83,7 +121,18 @@ FAMILIES = (
         (),
         ("blocks.0.mlp.w12.weight", "blocks.0.adaLN_modulation.1.weight"),
     ),
-    Family(DDT, load_ddt, save_ddt, (), ("final_layer.adaLN_modulation.0.weight",)),
+    Family(UViT, load_uvit, save_uvit, (), ("in_blocks.0.mlp.fc1.weight",)),
+    Family(DiCo, load_dico, save_dico, (), ("down1_2.body.0.weight",)),
+    Family(DiMR, load_dimr, save_dimr, (), ("stages.0.input_layer.1.weight",)),
+    Family(LaVinDiT, load_lavin_dit, save_lavin_dit, (), ("prompt_embed",)),
+    Family(VDT, load_vdt, save_vdt, (), ("blocks.0.temporal_fc.weight",)),
+    Family(
+        Latte,
+        load_latte,
+        save_latte,
+        ("LatteTransformer3DModel",),
+        ("temp_embed", "blocks.0.attn.qkv.weight"),
+    ),
     Family(
         Wan,
         load_wan,
@@ -97,7 +146,6 @@ FAMILIES = (
         save_cogvideox,
         ("CogVideoXTransformer3DModel",),
     ),
-    Family(DiTDH, load_dit_dh, save_dit_dh, (), ("s_embedder.proj.weight",)),
 )
 _PREFIXES = ("", "model.diffusion_model.", "ema_denoiser.")
 

@@ -2,6 +2,7 @@
 """Backbone families, a file each."""
 
 from jdit.models.backbone import Backbone, Output
+from jdit.models.cogvideox import CogVideoX, cogvideox_2b, cogvideox_5b
 from jdit.models.ddt import DDT, DiTDH, Tower, ddt, dit_dh
 from jdit.models.dico import DiCo, dico
 from jdit.models.dimr import DiMR, dimr
@@ -22,9 +23,11 @@ from jdit.models.pixart import (
 from jdit.models.qwen_image import QwenImage, qwen_image
 from jdit.models.uvit import UViT, uvit
 from jdit.models.vdt import VDT, vdt
+from jdit.models.wan import Wan, wan_1b, wan_14b
 
 __all__ = [
     "Backbone",
+    "CogVideoX",
     "DDT",
     "DiCo",
     "DiMR",
@@ -44,6 +47,9 @@ __all__ = [
     "Tower",
     "UViT",
     "VDT",
+    "Wan",
+    "cogvideox_2b",
+    "cogvideox_5b",
     "ddt",
     "dico",
     "dimr",
@@ -68,4 +74,6 @@ __all__ = [
     "sit",
     "uvit",
     "vdt",
+    "wan_14b",
+    "wan_1b",
 ]
