@@ -62,8 +62,7 @@ class Text:
             names = [name for name in ("text", "pooled") if name in conditions]
             negative = {name: jnp.zeros_like(conditions[name]) for name in names}
         for name, value in negative.items():
-            given: Any = conditions.get(name)
-            want = jnp.shape(given)
+            want = jnp.shape(conditions.get(name, ()))
             if name not in conditions or jnp.shape(value) != want:
                 raise ValueError(
                     f"conditions['negative'][{name!r}] has shape {jnp.shape(value)}, "

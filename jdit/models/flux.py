@@ -146,13 +146,13 @@ class Flux(Backbone):
         return {"image": image, "text": text}, context
 
     def _guidance(self, conditions: Conditions, count: int) -> Float[Array, " b"]:
-        scale: Any = conditions.get("guidance")
-        if jnp.shape(scale) != (count,):
+        scale = jnp.asarray(conditions.get("guidance", ()), jnp.float32)
+        if scale.shape != (count,):
             raise ValueError(
-                f"conditions['guidance'] has shape {jnp.shape(scale)}, but this model "
-                f"needs one guidance scale per image, ({count},), such as 3.5"
+                f"conditions['guidance'] has shape {scale.shape}, but this model needs "
+                f"one guidance scale per image, ({count},), such as 3.5"
             )
-        return jnp.asarray(scale, jnp.float32)
+        return scale
 
     def enter(
         self,
