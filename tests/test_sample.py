@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jdit.guidance import CFG
-from jdit.models.dit import Output
+from jdit.models import Output
 from jdit.processes import DDPMLinear, Gaussian, LearnedRange, Linear
 from jdit.sample import image_keys, sample
 from jdit.solvers import DDPM, DPMSolverPP2MSDE, Respaced, Shifted, UniPC
