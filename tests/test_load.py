@@ -75,7 +75,7 @@ OWN = {  # a member of the album made plain enough, and what its file does not s
     "LightningDiT": ("lightning-dit", dict(grid=(4, 4)), ()),
     "DiTDH": ("ddt-wide-head", dict(grid=(4, 4)), ()),
     "NextDiT": ("next-dit", {}, ("heads", "patch", "grid")),
-    "VDT": ("vdt", {}, ("heads",)),
+    "VDT": ("vdt", dict(grid=(3, 4, 4)), ("heads",)),
     "Wan": ("wan", {}, ("heads",)),
 }
 
