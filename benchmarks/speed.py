@@ -48,7 +48,8 @@ def work(args: argparse.Namespace) -> None:
     if args.name.startswith("jdit"):
         import jdit_dit
 
-        run = jdit_dit.contestant(*common, args.unroll)
+        unroll = 99 if args.name.endswith("unrolled") else args.unroll
+        run = jdit_dit.contestant(*common, unroll)
     else:
         import torch_dit
 

@@ -24,8 +24,7 @@ from jdit.data import Latents
 from jdit.guidance import CFG
 from jdit.models.cogvideox import cogvideox_2b
 from jdit.objectives import Denoising
-from jdit.processes import Gaussian
-from jdit.processes.chains import ZeroTerminal
+from jdit.processes import Gaussian, ZeroTerminal
 from jdit.recipe import Recipe, Sampling, Training
 from jdit.solvers import DDIM, Trailing
 

@@ -6,6 +6,7 @@ from jdit.processes.chains import (
     DDPMLinear,
     DDPMScaledLinear,
     Discrete,
+    ZeroTerminal,
 )
 from jdit.processes.gaussian import TARGETS, Gaussian, Prediction, Target, expand
 from jdit.processes.paths import (
@@ -57,6 +58,7 @@ __all__ = [
     "VPCosine",
     "VPLinear",
     "Variance",
+    "ZeroTerminal",
     "expand",
     "gaussian_kl",
     "log_snr",

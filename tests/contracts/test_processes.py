@@ -19,6 +19,7 @@ from jdit.processes import (
     Linear,
     VPCosine,
     VPLinear,
+    ZeroTerminal,
     log_snr,
     posterior,
     time_from_log_snr,
@@ -37,6 +38,8 @@ PATHS = [
     DDPMScaledLinear(),
     DDPMCosine(),
     DDPMCosine(steps=50),
+    ZeroTerminal(),
+    ZeroTerminal(shift=3.0),
 ]
 each_path = pytest.mark.parametrize("path", PATHS, ids=repr)
 INNER = jnp.linspace(0.0123, 0.9877, 41)  # on no chain's index

@@ -142,7 +142,7 @@ def test_published_sizes(ours, config):
 @pytest.mark.parametrize("shift", [3.0, 1.0], ids=["2b", "5b"])
 def test_the_chain_is_the_scheduler_s(shift):
     """Where diffusers' last level is 0, ours is 1e-8."""
-    from jdit.processes.chains import ZeroTerminal
+    from jdit.processes import ZeroTerminal
 
     scheduler = diffusers.CogVideoXDDIMScheduler(
         rescale_betas_zero_snr=True, snr_shift_scale=shift
