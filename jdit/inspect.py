@@ -14,6 +14,9 @@ from rich.tree import Tree
 from jdit.recipe import Recipe
 from jdit.typing import Params
 
+TEXT_TOKENS = 128
+"""Tokens of text in the count of FLOPs."""
+
 
 def parts(value: Any, name: str = "") -> Tree:
     """A tree of the parts, each with its class and its fields."""
@@ -32,16 +35,33 @@ def count(params: Params) -> int:
     return sum(prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
+def told(model: Any, batch: int) -> dict[str, Any]:
+    """The shapes of what a model is told: a label, or text and what goes with it."""
+    shape, part = jax.ShapeDtypeStruct, model.conditioning
+    if part is None:
+        return {}
+    if not hasattr(part, "features"):
+        return {"label": shape((batch,), jnp.int32)}
+    conditions = {"text": shape((batch, TEXT_TOKENS, part.features), jnp.float32)}
+    if getattr(part, "pooled", None):
+        conditions["pooled"] = shape((batch, part.pooled), jnp.float32)
+    if getattr(model, "guidance", False):
+        conditions["guidance"] = shape((batch,), jnp.float32)
+    return conditions
+
+
 def flops(model: Any, batch: int = 1) -> float:
     """FLOPs of one pass over a batch: XLA's count of the unrolled, lowered model.
 
-    XLA counts a loop's body once, so depth is unrolled for the count.
+    XLA counts a loop's body once, so depth is unrolled for the count. Text has
+    `TEXT_TOKENS` tokens.
     """
-    model = dataclasses.replace(model, unroll=model.depth)
+    layers = sum(stage.depth for stage in model.stages)
+    model = dataclasses.replace(model, unroll=layers)
     params = jax.eval_shape(model.init, jax.random.key(0))
     shape = jax.ShapeDtypeStruct
     x_t = shape((batch, *model.sample_shape), jnp.float32)
-    conditions = {"label": shape((batch,), jnp.int32)}
+    conditions = told(model, batch)
 
     def run(params: Params, x_t: jax.Array, time: jax.Array, conditions: dict) -> Any:
         return model.apply(params, x_t, time, conditions).prediction
@@ -68,24 +88,26 @@ def describe(recipe: Recipe) -> Group:
         counts.add_row(name, f"{count(tree):,}")
     counts.add_row("total", f"[bold]{count(params):,}[/]")
 
-    tokens, per_image = model.tokens, flops(model)
-    passes = evaluations(recipe)
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_row("data", " x ".join(map(str, model.sample_shape)))
-    facts.add_row(
-        "tokens",
-        f"{' x '.join(map(str, tokens.shape))} = {tokens.count}, "
-        f"{prod(tokens.size) * model.channels} values each",
-    )
-    facts.add_row("forward", f"{per_image / 1e9:.3f} GFLOP per image (XLA's count)")
-    facts.add_row(
-        "training", f"{3 * per_image / 1e9:.3f} GFLOP per image (3 x forward)"
-    )
-    facts.add_row(
-        "sampling",
-        f"{passes * per_image / 1e9:.3f} GFLOP per image "
-        f"({passes} network passes at most)",
-    )
+    if tokens := getattr(model, "tokens", None):
+        facts.add_row(
+            "tokens",
+            f"{' x '.join(map(str, tokens.shape))} = {tokens.count}, "
+            f"{prod(tokens.size) * model.channels} values each",
+        )
+    try:
+        cost = flops(model) / 1e9
+    except ValueError as error:  # it must be told more than a label or a text
+        facts.add_row("forward", f"not counted: {error}")
+    else:
+        passes = evaluations(recipe)
+        facts.add_row("forward", f"{cost:.3f} GFLOP per image (XLA's count)")
+        facts.add_row("training", f"{3 * cost:.3f} GFLOP per image (3 x forward)")
+        facts.add_row(
+            "sampling",
+            f"{passes * cost:.3f} GFLOP per image ({passes} network passes at most)",
+        )
     return Group(parts(recipe, recipe.name), "", counts, "", facts)
 
 

@@ -165,3 +165,18 @@ def test_a_mistake_is_one_sentence(capsys, argv, words):
 )
 def test_a_mistaken_sample_is_one_sentence(trained, capsys, options, words):
     assert words in fails(capsys, "sample", trained[1], *options)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("pixart_alpha", ("610,856,096", "GFLOP per image")),
+        ("dico", ("GFLOP per image",)),
+        ("lavin_dit", ("3,398,976,064", "not counted: conditions['shown']")),
+    ],
+)
+def test_families_are_inspected_at_full_size(capsys, name, words):
+    main(["inspect", name])
+    out = " ".join(capsys.readouterr().out.split())
+    for word in words:
+        assert word in out
