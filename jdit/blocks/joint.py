@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Blocks of two streams, image and text, that meet in attention (MM-DiT)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,26 @@ def init_modulation(key: Key, dim: int, parts: int = 2) -> Params:
     """A zero linear layer from the conditioning vector to `parts` vectors."""
     layer = Linear(parts * dim, kernel_init=zeros)
     return layer.init(key, jnp.zeros((1, dim)))["params"]
+
+
+def init_ends(
+    keys: Key, leaves: Mapping[str, tuple[nn.Module, Array]], dim: int, features: int
+) -> Params:
+    """Parameters outside the stages of a model of these blocks.
+
+    leaves: {name: (module, an input)}, each drawn with the key in its place.
+    features: of the read-out, which starts at zero, "final".
+    """
+    params = {
+        name: module.init(k, x)["params"]
+        for k, (name, (module, x)) in zip(keys, leaves.items(), strict=False)
+    }
+    read_out = Linear(features, kernel_init=zeros)
+    params["final"] = {
+        "modulation": init_modulation(keys[0], dim),
+        "linear": read_out.init(keys[0], jnp.zeros((1, dim)))["params"],
+    }
+    return params
 
 
 def _with_modulation(key: Key, dim: int, params: Params) -> Params:

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of diffusers' image autoencoders, in both directions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jdit.codecs.kl import AutoencoderKL
 from jdit.codecs.layouts import DIFFUSERS, OLD_DIFFUSERS, kl_layout, tiny_layout
 from jdit.codecs.tiny import AutoencoderTiny
-from jdit.interop.config import open_weights, write_folder
+from jdit.interop.config import ACCEPTED, META, NATURAL, open_weights, write_folder
 from jdit.interop.files import DType, read_json
 from jdit.interop.layout import pack, unpack
 from jdit.typing import Params
 
 ImageCodec = AutoencoderKL | AutoencoderTiny
 
-_META = ("_class_name", "_diffusers_version", "_name_or_path")
 _CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 _KL = {
@@ -54,31 +53,6 @@ _TINY_FIXED = {
     "force_upcast": (False,),
 }
 _WIDTHS = ("encoder_block_out_channels", "decoder_block_out_channels")
-
-
-def _natural(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_ACCEPTED: dict[str, Callable[[Any], bool]] = {
-    "a positive whole number": _natural,
-    "a number": _number,
-    "a number or null": lambda x: x is None or _number(x),
-    "true or false": lambda x: isinstance(x, bool),
-    "a list of positive whole numbers": lambda x: (
-        isinstance(x, list | tuple) and len(x) > 0 and all(map(_natural, x))
-    ),
-    "a list of whole numbers": lambda x: (
-        isinstance(x, list | tuple) and all(n == 0 or _natural(n) for n in x)
-    ),
-    "a list of numbers or null": lambda x: (
-        x is None or isinstance(x, list | tuple) and all(map(_number, x))
-    ),
-}
 
 
 def load_codec(folder: str | Path) -> tuple[ImageCodec, Params]:
@@ -161,7 +135,7 @@ def _read(
     fields = {}
     for theirs, (ours, default, kind) in plain.items():
         value = config.get(theirs, default)
-        if not _ACCEPTED[kind](value):
+        if not ACCEPTED[kind](value):
             raise ValueError(f"{path} has {theirs} {value!r}, but it must be {kind}")
         fields[ours] = tuple(value) if isinstance(value, list) else value
     return fields
@@ -174,7 +148,7 @@ def _known(path: Path, config: Mapping[str, Any], known: Any, fixed: Any) -> Non
                 f"{path} has {field} {value!r}, but only {fixed[field][0]!r} is "
                 "supported"
             )
-        if field not in (*known, *fixed, *_META):
+        if field not in (*known, *fixed, *META):
             raise ValueError(f"{path} has the unknown field {field!r}")
 
 
@@ -239,7 +213,8 @@ def _read_tiny(path: Path, config: dict[str, Any]) -> AutoencoderTiny:
         _WIDTHS, (fields["encoder_blocks"], fields["decoder_blocks"]), strict=True
     ):
         given = config.get(field, [64] * 4)
-        if len(given) != len(blocks) or len(set(given)) != 1 or not _natural(given[0]):
+        alike = len(given) == len(blocks) and len(set(given)) == 1
+        if not alike or not ACCEPTED[NATURAL](given[0]):
             raise ValueError(
                 f"{path} has {field} {given!r}, but it must be one positive whole "
                 f"number, {len(blocks)} times"

@@ -38,11 +38,13 @@ class Backbone(ABC):
     remat: Remat
     unroll: int
     conditioning: Any
+    grid: tuple[int, ...]
+    channels: int
 
     @property
-    @abstractmethod
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one example: grid and channels."""
+        return (*self.grid, self.channels)
 
     @property
     @abstractmethod

@@ -121,10 +121,6 @@ class CogVideoX(Backbone):
         return Patches(self.grid, (1, self.patch, self.patch))
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return (*self.grid, self.channels)
-
-    @property
     def features(self) -> int:
         """Values a token holds."""
         return self.patch**2 * self.channels

@@ -114,11 +114,6 @@ class DDT(Backbone):
         """Values a token is read out to."""
         return prod(self.tokens.size) * self.channels
 
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one example: grid and channels."""
-        return (*self.grid, self.channels)
-
     # What a variant may change.
 
     @property

@@ -92,10 +92,6 @@ class DiCo(Backbone):
         )
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return (*self.grid, self.channels)
-
-    @property
     def features(self) -> int:
         """Channels of the output."""
         return self.out_channels or self.channels

@@ -139,10 +139,6 @@ class DiMR(Backbone):
             ]
         return tuple(found)
 
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return (*self.grid, self.channels)
-
     def _ratio(self, level: int) -> int:
         """How much a level enlarges the one below."""
         return self.tokens_of(level).shape[0] // self.tokens_of(level - 1).shape[0]

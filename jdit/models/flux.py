@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from jdit.attention.joint_attention import join_mask
 from jdit.blocks import final_layer
-from jdit.blocks.joint import Joint, init_modulation
+from jdit.blocks.joint import Joint, init_ends
 from jdit.blocks.parallel import Parallel
 from jdit.conditioning import LinearClock, Text, TimeEmbedding
 from jdit.conditioning.text import VectorEmbedding
 from jdit.conditioning.time import Clock
-from jdit.linear import Linear, call, zeros
+from jdit.linear import Linear, call
 from jdit.models.backbone import Backbone
 from jdit.stack import Context, Remat, Stage
 from jdit.tokens import Patches
@@ -81,11 +81,6 @@ class Flux(Backbone):
         return Patches(self.grid, self.patch)
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one example: grid and channels."""
-        return (*self.grid, self.channels)
-
-    @property
     def stages(self) -> tuple[Stage, ...]:
         size = self.dim, self.heads, self.mlp_ratio
         return (
@@ -108,15 +103,7 @@ class Flux(Backbone):
         }
         if self.guidance:
             leaves["guidance"] = TimeEmbedding(self.dim), jnp.zeros(1)
-        params = {
-            name: module.init(k, x)["params"]
-            for k, (name, (module, x)) in zip(keys, leaves.items(), strict=False)
-        }
-        read_out = Linear(features, kernel_init=zeros)
-        params["final"] = {
-            "modulation": init_modulation(key, self.dim),
-            "linear": read_out.init(key, jnp.zeros((1, self.dim)))["params"],
-        }
+        params = init_ends(keys, leaves, self.dim, features)
         return params | self.init_stages(keys[5])
 
     def embed(

@@ -82,10 +82,6 @@ class Latte(Backbone):
         return Patches(self.grid, (1, self.patch, self.patch))
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return (*self.grid, self.channels)
-
-    @property
     def features(self) -> int:
         """Values a token is read out to."""
         return prod(self.tokens.size) * (self.out_channels or self.channels)

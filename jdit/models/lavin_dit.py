@@ -93,10 +93,6 @@ class LaVinDiT(Backbone):
         """Values in a token's patch."""
         return self.patch**2 * self.channels
 
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return (*self.grid, self.channels)
-
     def init(self, key: Key) -> Params:
         """Parameters, initialised as published: the model starts at zero output."""
         keys = jax.random.split(key, 7)

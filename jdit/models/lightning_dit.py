@@ -85,11 +85,6 @@ class LightningDiT(Backbone):
         """Values a token is read out to."""
         return prod(self.tokens.size) * (self.out_channels or self.channels)
 
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one example: grid and channels."""
-        return (*self.grid, self.channels)
-
     def init(self, key: Key) -> Params:
         """Parameters, initialised as published: the model starts at zero output."""
         keys = jax.random.split(key, 5)

@@ -131,11 +131,6 @@ class FlagDiT(Backbone):
         return prod(self.tokens.size) * (self.out_channels or self.channels)
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one example: grid and channels."""
-        return (*self.grid, self.channels)
-
-    @property
     def marks(self) -> tuple[str, ...]:
         """The learned tokens among those of the grid, outermost last."""
         return ("nextline", "nextframe")[: len(self.grid) - 1]

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdit.blocks import final_layer
-from jdit.blocks.joint import Joint, JointDual, JointLast, init_modulation
+from jdit.blocks.joint import Joint, JointDual, JointLast, init_ends
 from jdit.conditioning import LinearClock, Sinusoids, Text, TimeEmbedding
 from jdit.conditioning.text import VectorEmbedding
 from jdit.conditioning.time import Clock
-from jdit.linear import Linear, call, zeros
+from jdit.linear import Linear, call
 from jdit.models.backbone import Backbone
 from jdit.stack import Block, Context, Remat, Stage
 from jdit.tokens import Patches, sincos
@@ -96,11 +96,6 @@ class MMDiT(Backbone):
         return Patches(self.grid, self.patch)
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one example: grid and channels."""
-        return (*self.grid, self.channels)
-
-    @property
     def stages(self) -> tuple[Stage, ...]:
         size = (self.dim, self.heads, self.mlp_ratio, self.qk_norm)
         plain = self.depth - 1 - self.dual_layers
@@ -130,15 +125,7 @@ class MMDiT(Backbone):
                 jnp.zeros((1, self.conditioning.pooled or 1)),
             ),
         }
-        params = {
-            name: module.init(k, x)["params"]
-            for k, (name, (module, x)) in zip(keys, leaves.items(), strict=False)
-        }
-        read_out = Linear(features, kernel_init=zeros)
-        params["final"] = {
-            "modulation": init_modulation(key, self.dim),
-            "linear": read_out.init(key, jnp.zeros((1, self.dim)))["params"],
-        }
+        params = init_ends(keys, leaves, self.dim, features)
         return params | self.init_stages(keys[4])
 
     def embed(

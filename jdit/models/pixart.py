@@ -153,10 +153,6 @@ class PixArt(Backbone):
         return Patches(self.grid, self.patch)
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return (*self.grid, self.channels)
-
-    @property
     def features(self) -> int:
         """Values a token is read out to."""
         return prod(self.tokens.size) * (self.out_channels or self.channels)

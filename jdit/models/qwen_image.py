@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jdit.blocks import final_layer
-from jdit.blocks.joint import Joint, init_modulation
+from jdit.blocks.joint import Joint, init_ends
 from jdit.conditioning import LinearClock, Text, TimeEmbedding
 from jdit.conditioning.time import Clock
-from jdit.linear import Linear, call, zeros
+from jdit.linear import Linear, call
 from jdit.models.backbone import Backbone
 from jdit.norms import RMSNorm
 from jdit.stack import Context, Remat, Stage
@@ -66,11 +66,6 @@ class QwenImage(Backbone):
         return Patches(self.grid, self.patch)
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one example: grid and channels."""
-        return (*self.grid, self.channels)
-
-    @property
     def stages(self) -> tuple[Stage, ...]:
         block = Joint(self.dim, self.heads, self.mlp_ratio, qk_norm=True)
         return (Stage("joint_blocks", block, self.depth),)
@@ -86,15 +81,7 @@ class QwenImage(Backbone):
             "text": (Linear(self.dim), text),
             "time": (TimeEmbedding(self.dim), jnp.zeros(1)),
         }
-        params = {
-            name: module.init(k, x)["params"]
-            for k, (name, (module, x)) in zip(keys, leaves.items(), strict=False)
-        }
-        read_out = Linear(features, kernel_init=zeros)
-        params["final"] = {
-            "modulation": init_modulation(key, self.dim),
-            "linear": read_out.init(key, jnp.zeros((1, self.dim)))["params"],
-        }
+        params = init_ends(keys, leaves, self.dim, features)
         return params | self.init_stages(keys[4])
 
     def embed(

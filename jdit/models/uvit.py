@@ -106,10 +106,6 @@ class UViT(Backbone):
             Stage("out_blocks", Joined(*parts), half),
         )
 
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return (*self.grid, self.channels)
-
     def init(self, key: Key) -> Params:
         """Parameters, initialised as published."""
         keys = jax.random.split(key, 6)

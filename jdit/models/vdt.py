@@ -82,10 +82,6 @@ class VDT(Backbone):
         """Values a token is read out to."""
         return self.patch**2 * (self.out_channels or self.channels)
 
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return (*self.grid, self.channels)
-
     def init(self, key: Key) -> Params:
         """Parameters, initialised as published: the model starts at zero output."""
         keys = jax.random.split(key, 4)

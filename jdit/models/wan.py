@@ -85,10 +85,6 @@ class Wan(Backbone):
         return Patches(self.grid, self.patch)
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return (*self.grid, self.channels)
-
-    @property
     def features(self) -> int:
         """Values a token holds."""
         return prod(self.patch) * self.channels
