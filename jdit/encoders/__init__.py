@@ -9,6 +9,7 @@ from jdit.encoders.folders import load_encoder, save_encoder
 from jdit.encoders.language_models import (
     gemma_2_2b,
     gemma_2_9b,
+    gemma_2b,
     llama_3_1_8b,
     llama_3_8b,
     qwen2_5_0_5b,
@@ -46,6 +47,7 @@ __all__ = [
     "dinov2",
     "gemma_2_2b",
     "gemma_2_9b",
+    "gemma_2b",
     "llama_3_1_8b",
     "llama_3_8b",
     "load_encoder",

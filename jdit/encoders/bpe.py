@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CLIP's byte-pair encoding, from its vocabulary and merges."""
+"""CLIP's and Qwen's byte-pair encodings, from their vocabularies and merges."""
 
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,46 @@ def clip_bpe(library: Any, folder: Path, config: dict[str, Any]) -> Any:
     )
     special = [begin, end, unknown, config.get("pad_token", end)]
     tokenizer.add_special_tokens(list(dict.fromkeys(special)))
+    return tokenizer
+
+
+_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""What Qwen's merges stay within: a word with what stands before it, one digit, ..."""
+
+
+def qwen_bpe(library: Any, folder: Path, config: dict[str, Any]) -> Any:
+    """A `tokenizers.Tokenizer` that does what Qwen2's does: every byte is a letter.
+
+    Text is composed (NFC); nothing begins or ends it. Tokens that were added to the
+    vocabulary, such as <|im_start|>, are found in texts before all that.
+
+    library: `tokenizers`. config: of tokenizer_config.json, which names added tokens.
+    Raises ValueError where these do not follow the vocabulary.
+    Source: Qwen/Qwen2.5's tokenizer.json; transformers' Qwen2Tokenizer.
+    """
+    vocabulary = read_json(folder / "vocab.json")
+    merges = _merges(folder / "merges.txt")
+    tokenizer = library.Tokenizer(library.models.BPE(vocab=vocabulary, merges=merges))
+    before = library.pre_tokenizers
+    tokenizer.normalizer = library.normalizers.NFC()
+    tokenizer.pre_tokenizer = before.Sequence(
+        [
+            before.Split(library.Regex(_PIECES), behavior="isolated"),
+            before.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    added = config.get("added_tokens_decoder") or {}
+    names = {int(i): entry["content"] for i, entry in added.items()}
+    for index, name in sorted(names.items()):
+        tokenizer.add_tokens([library.AddedToken(name, normalized=False)])
+        if tokenizer.token_to_id(name) != index:
+            raise ValueError(
+                f"{folder} adds the token {name!r} as {index}, but the vocabulary "
+                f"makes it {tokenizer.token_to_id(name)}"
+            )
     return tokenizer
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoder-only language models as text encoders: Gemma 2, Llama, Qwen2."""
+"""Decoder-only language models as text encoders: Gemma, Llama, Qwen2."""
 
 from dataclasses import dataclass
 from math import pi
@@ -102,7 +102,7 @@ class Decoder:
         i the stream after layer i, depth (or -1) the last one after the final norm.
         Layers behind it are not computed.
 
-    Source: transformers 5.23, models/{gemma2,llama,qwen2}/modeling_*.py.
+    Source: transformers 5.23, models/{gemma,gemma2,llama,qwen2}/modeling_*.py.
     """
 
     vocab: int

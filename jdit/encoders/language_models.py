@@ -7,6 +7,23 @@ from jdit.encoders.decoder import Decoder, Llama3Scaling, Rotary
 from jdit.encoders.layers import OffsetRMSNorm, gelu_tanh
 
 
+def gemma_2b(**fields: Any) -> Decoder:
+    """The first Gemma, 2.5e9 parameters: Lumina-Next's text encoder."""
+    sizes: dict[str, Any] = dict(
+        vocab=256000,
+        dim=2048,
+        depth=18,
+        heads=8,
+        groups=1,
+        width=256,
+        hidden=16384,
+        activation=gelu_tanh,
+        norm=OffsetRMSNorm,
+        embed_scale=2048**0.5,
+    )
+    return Decoder(**(sizes | fields))
+
+
 def gemma_2_2b(**fields: Any) -> Decoder:
     """Gemma 2, 2.6e9 parameters: Sana's and Lumina-Image 2's text encoder."""
     sizes = dict(depth=26, heads=8, groups=4, hidden=9216)

@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from jdit.encoders.bpe import clip_bpe
+from jdit.encoders.bpe import clip_bpe, qwen_bpe
+from jdit.encoders.wordpiece import bert_pieces
 from jdit.interop.files import read_json
 from jdit.typing import Bool, Int
 
@@ -113,8 +114,9 @@ def load_tokenizer(
 ) -> Tokenizer:
     """A tokeniser from a folder that transformers wrote.
 
-    folder: with tokenizer.json; or CLIP's vocab.json and merges.txt; or a SentencePiece
-        model (spiece.model, tokenizer.model). The first of these that is there is read.
+    folder: with tokenizer.json; or the vocab.json and merges.txt of CLIP or Qwen2; or
+        a SentencePiece model (spiece.model, tokenizer.model); or BERT's vocab.txt. The
+        first of these that is there is read.
     length, pad, side: None takes the folder's model_max_length, its pad token (or, as
         for Llama, which has none, its end of text) and its padding_side, from
         tokenizer_config.json and special_tokens_map.json.
@@ -135,14 +137,19 @@ def load_tokenizer(
         words: Words = Fast(tokenizer)
         find = tokenizer.token_to_id
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        tokenizer = clip_bpe(_library("tokenizers"), folder, config)
+        qwen = str(config.get("tokenizer_class")).startswith("Qwen2")
+        make = qwen_bpe if qwen else clip_bpe
+        tokenizer = make(_library("tokenizers"), folder, config)
         words, find = Fast(tokenizer), tokenizer.token_to_id
     elif pieces:
         words, find = _pieces(folder / pieces[0], config)
+    elif (folder / "vocab.txt").is_file():
+        tokenizer = bert_pieces(_library("tokenizers"), folder, config)
+        words, find = Fast(tokenizer), tokenizer.token_to_id
     else:
         raise FileNotFoundError(
             f"{folder} has none of tokenizer.json, vocab.json with merges.txt, "
-            f"{', '.join(_PIECES)}"
+            f"{', '.join(_PIECES)}, vocab.txt"
         )
     longest = config.get("model_max_length")
     if length is None and isinstance(longest, int) and longest < _ENDLESS:

@@ -100,6 +100,7 @@ TEXTS = {
     ),
     "bert": ("BertModel", BERT),
     "bert, language head": ("BertForMaskedLM", BERT),
+    "gemma": ("GemmaForCausalLM", LM | dict(head_dim=12, num_key_value_heads=1)),
     "gemma 2": ("Gemma2Model", GEMMA),
     "gemma 2, language head": ("Gemma2ForCausalLM", GEMMA),
     "llama 2": ("LlamaForCausalLM", LM | dict(num_key_value_heads=4)),
@@ -243,6 +244,36 @@ def test_layers_of_a_language_model(tmp_path, layer):
     ids, mask = sentences(2, 9)
     state = states_of(net, ids, mask).hidden_states[layer]
     close("tokens", jax.jit(encoder.apply)(params, ids, mask).tokens, state, mask)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["nested", "flat"])
+def test_the_language_model_of_a_qwen_that_sees(tmp_path, old):
+    """Its three axes of positions are one where there is text alone."""
+    kind = transformers.Qwen2_5_VLForConditionalGeneration
+    rope = dict(mrope_section=[1, 1, 2], rope_type="default", rope_theta=1e4)
+    net = randomise(
+        kind(
+            transformers.Qwen2_5_VLConfig(
+                text_config=LM | dict(rope_parameters=rope),
+                vision_config=dict(depth=1, hidden_size=8, intermediate_size=8,
+                                   num_heads=2, out_hidden_size=32),
+            )
+        )
+    )  # fmt: skip
+    net.save_pretrained(tmp_path)
+    if old:  # as the published folder is
+        path = tmp_path / "config.json"
+        config = json.loads(path.read_text())
+        flat = config.pop("text_config")
+        section = flat.pop("rope_parameters")["mrope_section"]
+        flat |= dict(
+            rope_theta=1e4, rope_scaling=dict(mrope_section=section, type="mrope")
+        )
+        path.write_text(json.dumps({**flat, **config}))
+    encoder, params = load_encoder(tmp_path)
+    ids, mask = sentences(2, 9)
+    want = states_of(net, ids, mask).hidden_states[-1]
+    close("tokens", jax.jit(encoder.apply)(params, ids, mask).tokens, want, mask)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "class", "pooler"])
@@ -477,6 +508,17 @@ SIZES = {
             num_attention_heads=12,
         ),
     ),
+    "gemma 2b": (
+        encoders.gemma_2b(),
+        "GemmaModel",
+        dict(
+            hidden_size=2048,
+            intermediate_size=16384,
+            num_hidden_layers=18,
+            num_attention_heads=8,
+            num_key_value_heads=1,
+        ),
+    ),
     "gemma 2 2b": (encoders.gemma_2_2b(), "Gemma2Model", {}),
     "gemma 2 9b": (
         encoders.gemma_2_9b(),
@@ -658,3 +700,45 @@ def test_t5_tokenizer(tmp_path):
     ids, mask = encoders.load_tokenizer(tmp_path, length=12, pad=0)(texts)
     assert ids.tolist() == want["input_ids"]
     assert mask.astype(int).tolist() == want["attention_mask"]
+
+
+def test_bert_tokenizer(tmp_path):
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat sat cafe red do ##g ##s , ! \u4f60"
+    (tmp_path / "vocab.txt").write_text("\n".join(words.split()) + "\n")
+    theirs = transformers.BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
+    want = theirs(SENTENCES, padding="max_length", max_length=9, truncation=True)
+    config = dict(tokenizer_class="BertTokenizer", pad_token="[PAD]")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ids, mask = encoders.load_tokenizer(tmp_path, length=9)(SENTENCES)
+    assert ids.tolist() == want["input_ids"] and 9 in ids
+    assert mask.astype(int).tolist() == want["attention_mask"]
+
+
+def test_qwen_tokenizer(tmp_path):
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = ["c a", "ca t", "\u0120 t", "h e", "\u0120t he", "' s"]
+    names = sorted(ByteLevel.alphabet()) + [x.replace(" ", "") for x in merges]
+    ids = {name: i for i, name in enumerate(names)}
+    (tmp_path / "vocab.json").write_text(json.dumps(ids))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    added = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    entries = {str(len(ids) + i): dict(content=x) for i, x in enumerate(added)}
+    config = dict(
+        tokenizer_class="Qwen2Tokenizer", pad_token="<|endoftext|>",
+        added_tokens_decoder=entries,
+    )  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = transformers.Qwen2Tokenizer(
+        vocab=str(tmp_path / "vocab.json"), merges=str(tmp_path / "merges.txt"),
+        extra_special_tokens=added[1:],
+    )  # fmt: skip
+    texts = [*SENTENCES, "<|im_start|>user\na cat's <|im_end|>\n"]
+    want = theirs(texts, padding="max_length", max_length=40, truncation=True)
+    found, mask = encoders.load_tokenizer(tmp_path, length=40)(texts)
+    assert found.tolist() == want["input_ids"] and ids["cat"] in found
+    assert mask.astype(int).tolist() == want["attention_mask"]
+    config["added_tokens_decoder"] = {"7": dict(content="<|im_end|>")}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="adds the token '<|im_end|>' as 7"):
+        encoders.load_tokenizer(tmp_path, length=40)

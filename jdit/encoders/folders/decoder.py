@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of Gemma 2, Llama and Qwen2, with their language head or without."""
+"""Folders of Gemma, Llama and Qwen2, with a language head, eyes, or without."""
 
 from collections.abc import Collection
 from dataclasses import asdict
@@ -8,38 +8,46 @@ from typing import Any
 from jdit.encoders.decoder import Decoder, Llama3Scaling, Rotary
 from jdit.encoders.folders.family import Family, stripped
 from jdit.encoders.folders.fields import Fields, name_of
-from jdit.encoders.layers import OffsetRMSNorm
+from jdit.encoders.layers import Activation, OffsetRMSNorm, gelu_tanh
 from jdit.interop.layout import Layout, linear, norm, same
 
 _LAYER = "layers.{}"
-SKIPPED = ("lm_head.",)
+SKIPPED = ("lm_head.", "visual.")
 """Prefixes of the tensors that a language model has beside its hidden layers."""
+
+_DEFAULTS: dict[str, dict[str, Any]] = dict(
+    gemma=dict(
+        depth=28, dim=3072, heads=16, groups=16, hidden=24576, vocab=256000, width=256
+    ),
+    gemma2=dict(
+        depth=26, dim=2304, heads=8, groups=4, hidden=9216, vocab=256000, width=256
+    ),
+    llama=dict(depth=32, dim=4096, heads=32, hidden=11008, vocab=32000),
+    qwen2=dict(depth=32, dim=4096, heads=32, groups=32, hidden=22016, vocab=151936),
+)
+"""What transformers means by a field that is not there."""
 
 
 def read(fields: Fields) -> Decoder:
     kind = fields.any("model_type")
-    gemma, llama = kind == "gemma2", kind == "llama"
-    depth = fields.take("num_hidden_layers", 26 if gemma else 32)
-    dim = fields.take("hidden_size", 2304 if gemma else 4096)
-    heads = fields.take("num_attention_heads", 8 if gemma else 32)
+    default, llama = _DEFAULTS[kind], kind == "llama"
+    depth = fields.take("num_hidden_layers", default["depth"])
+    dim = fields.take("hidden_size", default["dim"])
+    heads = fields.take("num_attention_heads", default["heads"])
     if "num_key_value_heads" in fields.config or llama:
         given = fields.take("num_key_value_heads", None)  # null: as many as heads
     else:
-        given = dict(gemma2=4, qwen2=32)[kind]
-    width = fields.any("head_dim", 256 if gemma else None) or dim // heads
-    act = "hidden_activation" if gemma else "hidden_act"
-    default = dict(gemma2=9216, llama=11008, qwen2=22016)[kind]
+        given = default["groups"]
+    width = fields.any("head_dim", default.get("width")) or dim // heads
     sizes: dict[str, Any] = dict(
-        vocab=fields.take(
-            "vocab_size", dict(gemma2=256000, llama=32000, qwen2=151936)[kind]
-        ),
+        vocab=fields.take("vocab_size", default["vocab"]),
         dim=dim,
         depth=depth,
         heads=heads,
         groups=given or heads,
         width=width,
-        hidden=fields.take("intermediate_size", default),
-        activation=fields.activation(act, "gelu_pytorch_tanh" if gemma else "silu"),
+        hidden=fields.take("intermediate_size", default["hidden"]),
+        activation=_activation(fields, kind),
         rotary=_rotary(fields),
         eps=fields.take("rms_norm_eps", 1e-6),
         windows=_windows(fields, kind, depth),
@@ -48,21 +56,32 @@ def read(fields: Fields) -> Decoder:
     sizes |= dict(qkv_bias=biased or kind == "qwen2", out_bias=biased)
     if llama:
         sizes |= dict(mlp_bias=fields.take("mlp_bias", False))
-    if gemma:
+    if kind.startswith("gemma"):
+        sizes |= dict(norm=OffsetRMSNorm, embed_scale=float(dim) ** 0.5)
+        fields.fixed("use_bidirectional_attention", False, None)
+    if kind == "gemma2":
         cap = fields.any("attn_logit_softcapping", 50.0)
         sizes |= dict(
-            norm=OffsetRMSNorm,
             order="sandwich",
             scale=float(fields.take("query_pre_attn_scalar", 256.0)) ** -0.5,
             softcap=None if cap is None else float(cap),
-            embed_scale=float(dim) ** 0.5,
         )
-        fields.fixed("use_bidirectional_attention", False, None)
         # hidden_act is overruled by hidden_activation; the cap is the head's.
         fields.ignore("final_logit_softcapping", "hidden_act")
     fields.ignore("max_position_embeddings")  # rotations know no end
     fields.done()
     return Decoder(**sizes)
+
+
+def _activation(fields: Fields, kind: str) -> Activation:
+    if kind == "gemma2":
+        return fields.activation("hidden_activation", "gelu_pytorch_tanh")
+    if kind != "gemma":
+        return fields.activation("hidden_act", "silu")
+    # Its first folders say "gelu", which stands for the other one.
+    fields.fixed("hidden_act", "gelu_pytorch_tanh", "gelu")
+    fields.fixed("hidden_activation", "gelu_pytorch_tanh", None)
+    return gelu_tanh
 
 
 def _rotary(fields: Fields) -> Rotary:
@@ -74,6 +93,8 @@ def _rotary(fields: Fields) -> Rotary:
     theta = float(scaling.pop("rope_theta", theta))
     kind = scaling.pop("rope_type", scaling.pop("type", "default"))
     scaling.pop("type", None)
+    if scaling.pop("mrope_section", None) or kind == "mrope":
+        kind = "default"  # a token of text has one position on all axes
     if kind == "default" and not scaling:
         return Rotary(theta)
     names = dict(
@@ -89,7 +110,7 @@ def _rotary(fields: Fields) -> Rotary:
 
 def _windows(fields: Fields, kind: str, depth: int) -> tuple[int | None, ...]:
     layers = fields.any("layer_types")
-    if kind == "llama":
+    if kind in ("llama", "gemma"):
         fields.fixed("layer_types", None, ["full_attention"] * depth)
         return ()
     window = fields.any("sliding_window", 4096)
@@ -122,10 +143,13 @@ def _windows(fields: Fields, kind: str, depth: int) -> tuple[int | None, ...]:
 
 
 def write(encoder: Decoder) -> dict[str, Any]:
-    gemma = encoder.norm is OffsetRMSNorm
-    kind = "gemma2" if gemma else "qwen2" if _qwen(encoder) else "llama"
-    names = dict(gemma2="Gemma2Model", llama="LlamaModel", qwen2="Qwen2Model")
-    act = "hidden_activation" if gemma else "hidden_act"
+    gemma, sandwich = encoder.norm is OffsetRMSNorm, encoder.order == "sandwich"
+    kind = "gemma" if gemma else "qwen2" if _qwen(encoder) else "llama"
+    kind = "gemma2" if gemma and sandwich else kind
+    names = dict(
+        gemma="GemmaModel", gemma2="Gemma2Model", llama="LlamaModel", qwen2="Qwen2Model"
+    )
+    act = "hidden_activation" if kind == "gemma2" else "hidden_act"
     scaling = encoder.rotary.scaling
     config: dict[str, Any] = dict(
         model_type=kind,
@@ -155,7 +179,7 @@ def write(encoder: Decoder) -> dict[str, Any]:
         )
     cycle = encoder.windows or (None,)
     windows = [cycle[i % len(cycle)] for i in range(encoder.depth)]
-    if kind != "llama":
+    if kind in ("gemma2", "qwen2"):
         types = [
             "full_attention" if w is None else "sliding_attention" for w in windows
         ]
@@ -169,7 +193,7 @@ def write(encoder: Decoder) -> dict[str, Any]:
         config |= dict(attention_bias=encoder.qkv_bias)
     if kind == "llama":
         config |= dict(mlp_bias=encoder.mlp_bias)
-    if gemma:
+    if kind == "gemma2":
         scalar = (encoder.scale or encoder.width**-0.5) ** -2
         whole = round(scalar)
         config |= dict(
@@ -223,7 +247,8 @@ def layout(encoder: Decoder) -> Layout:
 def rename(key: str, keys: Collection[str]) -> str | None:
     if key.endswith(".rotary_emb.inv_freq"):  # made from the config
         return None
-    return stripped(key, "model.", SKIPPED)
+    name = key.removeprefix("model.")
+    return stripped(name, "language_model.", SKIPPED)
 
 
 DECODER = Family(Decoder, read, write, layout, rename)

@@ -37,10 +37,17 @@ _FAMILIES = {
     "dinov2": DINO,
     "dinov2_with_registers": DINO,
     "bert": BERT,
+    "gemma": DECODER,
     "gemma2": DECODER,
     "llama": DECODER,
     "qwen2": DECODER,
 }
+_SEEING = (
+    "vision_config", "image_token_id", "video_token_id", "vision_token_id",
+    "vision_start_token_id", "vision_end_token_id", "text_config",
+)  # fmt: skip
+"""The fields of a Qwen2.5-VL that are not of its language model."""
+
 _WHOLE = {"clip": ("text", "vision"), "siglip": ("vision",)}
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
             "pytorch_model.bin.index.json")  # fmt: skip
@@ -54,8 +61,9 @@ def load_encoder(
     folder: with config.json and model.safetensors, whole or sharded; a
         pytorch_model.bin needs torch. config.json's model_type says which encoder it
         is: t5, mt5, umt5, clip_text_model, clip_vision_model, siglip_vision_model,
-        dinov2, dinov2_with_registers, bert, gemma2, llama, qwen2, or a whole clip or
-        siglip, of which one tower is read.
+        dinov2, dinov2_with_registers, bert, gemma, gemma2, llama, qwen2, a qwen2_5_vl,
+        of which the language model is read, or a whole clip or siglip, of which one
+        tower is read.
     tower: of a whole model, "text" or "vision".
     chosen: fields that no folder stores, such as `layer=-2` or `dtype="bfloat16"`.
 
@@ -132,6 +140,8 @@ def _family(
 ) -> tuple[Family, dict[str, Any]]:
     """The family of a config, and the part of the config that is its own."""
     kind = config.get("model_type")
+    if kind == "qwen2_5_vl":
+        return DECODER, _language_config(config)
     if kind in _WHOLE:
         towers = _WHOLE[kind]
         if tower is None and len(towers) == 1:
@@ -146,13 +156,24 @@ def _family(
     if kind not in _FAMILIES:
         raise ValueError(
             f"{path} has model_type {kind!r}, but it must be one of "
-            f"{', '.join((*_FAMILIES, *_WHOLE))}"
+            f"{', '.join((*_FAMILIES, 'qwen2_5_vl', *_WHOLE))}"
         )
     family = _FAMILIES[kind]
     is_vision = family.encoder is VisionTransformer
     if tower is not None and is_vision != (tower == "vision"):
         raise ValueError(f"tower is {tower!r}, but {path} is of a {kind}")
     return family, config
+
+
+def _language_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model of a Qwen2.5-VL, whose old folders keep it at the top."""
+    own = config.get("text_config") or {
+        key: value for key, value in config.items() if key not in _SEEING
+    }
+    defaults = dict(rms_norm_eps=1e-5)
+    if not own.get("rope_parameters"):
+        defaults |= dict(rope_theta=1e6)
+    return {**defaults, **own, "model_type": "qwen2"}
 
 
 def _tower_config(
