@@ -15,21 +15,36 @@ from jdit.codecs.kl import (
 from jdit.codecs.ldm import load_ldm
 from jdit.codecs.tiled import Tiled
 from jdit.codecs.tiny import AutoencoderTiny, taesd
+from jdit.codecs.video import Stills, VideoCodec
+from jdit.codecs.wan import (
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    qwen_image_vae,
+    wan_2_2_vae,
+    wan_vae,
+)
 
 __all__ = [
     "AutoencoderKL",
+    "AutoencoderKLQwenImage",
+    "AutoencoderKLWan",
     "AutoencoderTiny",
     "Codec",
     "Frames",
     "Posterior",
+    "Stills",
     "Tiled",
+    "VideoCodec",
     "flux_vae",
     "load_codec",
     "load_ldm",
+    "qwen_image_vae",
     "save_codec",
     "sd3_vae",
     "sd_vae",
     "sdxl_vae",
     "taesd",
     "va_vae",
+    "wan_2_2_vae",
+    "wan_vae",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of diffusers' image autoencoders, in both directions."""
+"""Folders of diffusers' autoencoders, in both directions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +8,17 @@ from typing import Any
 from jdit.codecs.kl import AutoencoderKL
 from jdit.codecs.layouts import DIFFUSERS, OLD_DIFFUSERS, kl_layout, tiny_layout
 from jdit.codecs.tiny import AutoencoderTiny
+from jdit.codecs.video import VideoCodec
+from jdit.codecs.video_diffusers import FOLDERS
 from jdit.interop.config import ACCEPTED, META, NATURAL, open_weights, write_folder
 from jdit.interop.files import DType, read_json
 from jdit.interop.layout import pack, unpack
 from jdit.typing import Params
 
-ImageCodec = AutoencoderKL | AutoencoderTiny
+AnyCodec = AutoencoderKL | AutoencoderTiny | VideoCodec
 
-_CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+_CLASSES = ("AutoencoderKL", "AutoencoderTiny", *FOLDERS)
+_ACCEPTED = f"{', '.join(_CLASSES[:-1])} or {_CLASSES[-1]}"
 
 _KL = {
     "in_channels": ("channels", 3, "a positive whole number"),
@@ -55,13 +58,13 @@ _TINY_FIXED = {
 _WIDTHS = ("encoder_block_out_channels", "decoder_block_out_channels")
 
 
-def load_codec(folder: str | Path) -> tuple[ImageCodec, Params]:
+def load_codec(folder: str | Path) -> tuple[AnyCodec, Params]:
     """A codec and its parameters (float32) from a folder that diffusers wrote.
 
-    folder: of an AutoencoderKL or AutoencoderTiny (config.json and
-        diffusion_pytorch_model .safetensors, whole or sharded; .bin needs torch), or of
-        a pipeline, whose `vae` is read. An AutoencoderKL's attention may have the names
-        of old folders (`query`) or of new (`to_q`).
+    folder: of an AutoencoderKL or AutoencoderTiny, or of a codec of videos
+        (config.json and diffusion_pytorch_model .safetensors, whole or sharded; .bin
+        needs torch), or of a pipeline, whose `vae` is read. An AutoencoderKL's
+        attention may have the names of old folders (`query`) or of new (`to_q`).
 
     Raises FileNotFoundError, and ValueError naming the config's field or the tensor
     that is unknown, missing or cannot be honoured.
@@ -73,15 +76,16 @@ def load_codec(folder: str | Path) -> tuple[ImageCodec, Params]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} has no config.json, but accepted is the folder of a diffusers "
-            f"{' or '.join(_CLASSES)}, or of a pipeline with one"
+            f"{_ACCEPTED}, or of a pipeline with one"
         )
     config = read_json(path)
     name = config.get("_class_name", "AutoencoderKL")
     if name not in _CLASSES:
-        raise ValueError(
-            f"{path} is of a {name}, but accepted is {' or '.join(_CLASSES)}"
-        )
+        raise ValueError(f"{path} is of a {name}, but accepted is {_ACCEPTED}")
     source = open_weights(folder)
+    if name in FOLDERS:
+        video = FOLDERS[name].open(folder)
+        return video, unpack(FOLDERS[name].layout(video), video, source)
     if name == "AutoencoderTiny":
         tiny = _read_tiny(path, config)
         return tiny, unpack(tiny_layout(tiny), tiny, source)
@@ -93,7 +97,7 @@ def load_codec(folder: str | Path) -> tuple[ImageCodec, Params]:
 
 def save_codec(
     folder: str | Path,
-    codec: ImageCodec,
+    codec: AnyCodec,
     params: Params,
     *,
     dtype: DType = "float32",
@@ -104,14 +108,16 @@ def save_codec(
     for a folder that holds a sharded model.
     """
     config = config_of(codec)
-    if isinstance(codec, AutoencoderTiny):
+    if isinstance(codec, VideoCodec):
+        layout = FOLDERS[type(codec).__name__].layout(codec)
+    elif isinstance(codec, AutoencoderTiny):
         layout = tiny_layout(codec)
     else:
         layout = kl_layout(codec)
     write_folder(folder, config, pack(layout, codec, params), dtype)
 
 
-def config_of(codec: ImageCodec) -> dict[str, Any]:
+def config_of(codec: AnyCodec) -> dict[str, Any]:
     """What diffusers' config.json of this codec holds.
 
     Raises ValueError for a codec that diffusers cannot express.
@@ -120,10 +126,11 @@ def config_of(codec: ImageCodec) -> dict[str, Any]:
         config = _write_kl(codec)
     elif isinstance(codec, AutoencoderTiny):
         config = _write_tiny(codec)
+    elif type(codec).__name__ in FOLDERS:
+        config = FOLDERS[type(codec).__name__].config_of(codec)
     else:
         raise ValueError(
-            f"codec is a {type(codec).__name__}, but accepted is "
-            f"{' or '.join(_CLASSES)}"
+            f"codec is a {type(codec).__name__}, but accepted is {_ACCEPTED}"
         )
     return config | {"_class_name": type(codec).__name__}
 

@@ -41,6 +41,9 @@ ACCEPTED: dict[str, Callable[[Any], bool]] = {
     "a list of whole numbers": lambda x: (
         isinstance(x, list | tuple) and all(y == 0 or _natural(y) for y in x)
     ),
+    "a list of true or false": lambda x: (
+        isinstance(x, list | tuple) and all(isinstance(y, bool) for y in x)
+    ),
     "a list of numbers or null": lambda x: (
         x is None or isinstance(x, list | tuple) and all(map(_number, x))
     ),

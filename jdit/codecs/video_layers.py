@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of codecs of videos, channels last."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jax import lax
+
+from jdit.conv import uniform
+from jdit.linear import Init, leaf, zeros
+from jdit.typing import Array, Float
+
+_AXES = ("NDHWC", "DHWIO", "NDHWC")
+
+Pads = tuple[tuple[int, int], ...]
+
+
+class Conv3d(nn.Module):
+    """A convolution over three axes; parameters `kernel` (`t h w d e`), `bias` (`e`).
+
+    size, stride: along each axis. padding: zeros before and after, on each axis; None
+    is causal: all before the first frame, so that no frame is told of a later one, and
+    as many on either side of rows and columns. As in `jdit.conv.Conv`, the kernel may
+    be an array-like leaf, which is made dense here.
+    """
+
+    features: int
+    size: tuple[int, int, int] = (3, 3, 3)
+    stride: tuple[int, int, int] = (1, 1, 1)
+    padding: Pads | None = None
+    use_bias: bool = True
+    kernel_init: Init = uniform
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t h w d"]) -> Float[Array, "b s y x e"]:
+        shape = (*self.size, x.shape[-1], self.features)
+        kernel = leaf(self, "kernel", self.kernel_init, shape)
+        if hasattr(kernel, "contract"):
+            kernel = kernel.dense()
+        padding = self.padding
+        if padding is None:
+            sides = [((n - 1) // 2, n // 2) for n in self.size[1:]]
+            padding = ((self.size[0] - 1, 0), *sides)
+        y = lax.conv_general_dilated(
+            x, kernel.astype(x.dtype), self.stride, padding, dimension_numbers=_AXES
+        )
+        if self.use_bias:
+            y = y + leaf(self, "bias", zeros, (self.features,)).astype(y.dtype)
+        return y
+
+
+def each_frame(
+    part: Callable[[Array], Array], x: Float[Array, "b t h w d"]
+) -> Float[Array, "b t y x e"]:
+    """Every frame through a part that reads images."""
+    b = x.shape[0]
+    y = part(rearrange(x, "b t h w d -> (b t) h w d"))
+    return rearrange(y, "(b t) h w d -> b t h w d", b=b)
+
+
+def first_and_rest(
+    first: Float[Array, "b 1 h w d"], rest: Float[Array, "b t h w d"]
+) -> Float[Array, "b s h w d"]:
+    """The first frame, which is treated by itself, before the others."""
+    return jnp.concatenate([first, rest], 1)
