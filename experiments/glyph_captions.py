@@ -10,6 +10,7 @@ PixArt's blocks (Chen et al., 2023), rectified flow as in `experiments/glyphs_64
 from dataclasses import replace
 
 from experiments.glyph_captions_32 import recipe as first_stage
+from jdit.evals import EfficientNetLite0, FeatureEvaluation, Retrieval
 from jdit.guidance import CFG
 from jdit.objectives import Denoising, LogitNormal
 from jdit.objectives import Shifted as ShiftedTime
@@ -19,11 +20,13 @@ from jdit.solvers import Shifted, UniPC
 
 def recipe() -> Recipe:
     first = first_stage()
+    data = replace(first.data, data=replace(first.data.data, size=64))
+    names = replace(data, templates=("{}",))
     return replace(
         first,
         name="glyph-captions",
         model=replace(first.model, grid=(64, 64)),
-        data=replace(first.data, data=replace(first.data.data, size=64)),
+        data=data,
         objective=Denoising(times=ShiftedTime(LogitNormal(), 2.0)),
         training=replace(
             first.training,
@@ -34,6 +37,9 @@ def recipe() -> Recipe:
             ema=(0.995,),
         ),
         sampling=Sampling(
-            solver=UniPC(), grid=Shifted(2.0), steps=12, guidance=CFG(3.0)
+            solver=UniPC(), grid=Shifted(2.0), steps=12, guidance=CFG(3.0), per_class=1
+        ),
+        evaluation=Retrieval(
+            FeatureEvaluation(EfficientNetLite0(resolution=128), names, samples=500)
         ),
     )

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from experiments.glyphs_32 import recipe as by_class
 from jdit.conditioning import LinearClock, Text
-from jdit.data.captions import Captioned
+from jdit.data import Captioned
 from jdit.guidance import CFG
 from jdit.models.pixart import PixArt, from_class_conditional
 from jdit.pretrained import export, load
@@ -62,7 +62,7 @@ def recipe() -> Recipe:
             log_every=25,
             checkpoint_every=100,
         ),
-        sampling=Sampling(solver=UniPC(), steps=12, guidance=CFG(3.0)),
+        sampling=Sampling(solver=UniPC(), steps=12, guidance=CFG(3.0), per_class=1),
     )
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw images from a trained model to files: a grid, single PNGs or an .npz."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from jdit import solvers
 from jdit.data import to_uint8
 from jdit.guidance import CFG
-from jdit.pretrained import Pretrained, load
+from jdit.pretrained import Pretrained, exported, load
 from jdit.recipe import Sampling
 from jdit.sample import sample
 from jdit.typing import Params
@@ -26,7 +27,10 @@ class Sample:
     labels: tuple[str, ...] = ()
     """Classes to draw, by number or by name; every class if not given."""
     prompt: tuple[str, ...] = ()
-    """Texts to draw, where the name is a pipeline's: a folder, or owner/name."""
+    """Texts to draw, where the name is a pipeline's (a folder, or owner/name), or of a
+    model that was trained on captions."""
+    encoder: Path | None = None
+    """The folder of the text encoder of a model that was trained on captions."""
     negative: str = ""
     """What prompts are guided away from."""
     size: tuple[int, int] | None = None
@@ -100,20 +104,34 @@ def changed(sampling: Sampling, options: Sample) -> Sampling:
     return sampling
 
 
+def by_label(labels: np.ndarray) -> dict[str, Any]:
+    """What a class-conditional model is told."""
+    return {"label": labels}
+
+
 class Drawer:
-    """Draws any number of images by one compiled function of a fixed batch."""
+    """Draws any number of images by one compiled function of a fixed batch.
+
+    told: what the model is told of the labels it is called with.
+    """
 
     def __init__(
-        self, model: Any, params: Params, process: Any, sampling: Sampling, batch: int
+        self,
+        model: Any,
+        params: Params,
+        process: Any,
+        sampling: Sampling,
+        batch: int,
+        told: Callable[[np.ndarray], dict[str, Any]] = by_label,
     ) -> None:
-        self.params, self.batch = params, batch
+        self.params, self.batch, self.told = params, batch, told
 
-        def run(params: Params, key: jax.Array, labels: jax.Array, first: jax.Array):
+        def run(params: Params, key: jax.Array, conditions: Any, first: jax.Array):
             return sample(
                 key,
                 model,
                 params,
-                {"label": labels},
+                conditions,
                 process=process,
                 steps=sampling.steps,
                 solver=sampling.solver,
@@ -130,7 +148,8 @@ class Drawer:
         for first in range(0, len(labels), self.batch):
             part = np.asarray(labels[first : first + self.batch], np.int32)
             padded = np.pad(part, (0, self.batch - len(part)), mode="edge")
-            x = self.run(self.params, key, jnp.asarray(padded), jnp.asarray(first))
+            conditions = jax.tree.map(jnp.asarray, self.told(padded))
+            x = self.run(self.params, key, conditions, jnp.asarray(first))
             images.append(np.asarray(x)[: len(part)])
         return np.concatenate(images)
 
@@ -175,9 +194,13 @@ def write(out: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Pa
 
 def _draw_prompts(name: str, options: Sample) -> Path:
     """What a pipeline makes of prompts."""
-    from jdit.pipelines import pipeline
+    from jdit.pipelines import captioned, pipeline
 
-    images = pipeline(name)(
+    if exported(name) is not None or options.encoder is not None:
+        made = captioned(name, options.encoder)
+    else:
+        made = pipeline(name)
+    images = made(
         options.prompt,
         negative=options.negative,
         seed=options.seed,

@@ -147,13 +147,9 @@ def load(
     config that is not known.
     """
     place = Placement(dtype, sharding)
-    stem = Path(name).stem if str(name).endswith(".py") else Path(name).name
-    places = [Path(name), SHIPPED / name]
-    places += [RUNS / stem, RUNS / stem.replace("_", "-")]
-    for where in places:
-        for folder in (where, where / "export"):
-            if (folder / PARTS).is_file():
-                return load_export(folder, place)
+    folder = exported(name)
+    if folder is not None:
+        return load_export(folder, place)
     if Path(name).exists() or (isinstance(name, str) and name.count("/") == 1):
         return load_published(resolve(name, revision), place, **config)
     shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{PARTS}"))
@@ -161,6 +157,15 @@ def load(
         f"there is no trained model {str(name)!r}: not a folder with an export, not a "
         f"run in {RUNS}/, and not a shipped model ({', '.join(shipped) or 'none'})"
     )
+
+
+def exported(name: str | Path) -> Path | None:
+    """The folder of the export that a name means to `load`, or None."""
+    stem = Path(name).stem if str(name).endswith(".py") else Path(name).name
+    places = [Path(name), SHIPPED / name]
+    places += [RUNS / stem, RUNS / stem.replace("_", "-")]
+    folders = (folder for where in places for folder in (where, where / "export"))
+    return next((folder for folder in folders if (folder / PARTS).is_file()), None)
 
 
 def load_published(path: Path, place: Placement = WHOLE, **config: Any) -> Pretrained:

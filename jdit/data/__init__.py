@@ -13,6 +13,7 @@ from jdit.data.base import (
     to_uint8,
     uniforms,
 )
+from jdit.data.captions import Captioned
 from jdit.data.digits import Digits
 from jdit.data.folder import ImageFolder
 from jdit.data.glyphs import Glyphs
@@ -25,6 +26,7 @@ __all__ = [
     "ArraySource",
     "Arrays",
     "Batches",
+    "Captioned",
     "Dataset",
     "Digits",
     "Flip",

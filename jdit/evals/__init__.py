@@ -14,6 +14,7 @@ from jdit.evals.features import Features, Reference, compare, evaluate, extract
 from jdit.evals.inception import inception_score
 from jdit.evals.kernel import kernel_distance, squared_mmd
 from jdit.evals.manifold import density_coverage, precision_recall
+from jdit.evals.retrieval import Retrieval, retrieval
 from jdit.evals.statistics import Statistics, frechet_distance
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "FeatureEvaluation",
     "Features",
     "Reference",
+    "Retrieval",
     "Statistics",
     "cache_folder",
     "compare",
@@ -37,5 +39,6 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "precision_recall",
+    "retrieval",
     "squared_mmd",
 ]

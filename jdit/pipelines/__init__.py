@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts to images: thin compositions of all the other parts."""
 
+from jdit.pipelines.captions import Captions, captioned
 from jdit.pipelines.compose import Pipeline, Weights
 from jdit.pipelines.folders import pipeline
 from jdit.pipelines.output import save_video, to_images
@@ -14,6 +15,7 @@ from jdit.pipelines.prompts import (
 )
 
 __all__ = [
+    "Captions",
     "ClassNames",
     "OneText",
     "Pipeline",
@@ -22,6 +24,7 @@ __all__ = [
     "TextTower",
     "ThreeTexts",
     "Weights",
+    "captioned",
     "pipeline",
     "save_video",
     "to_images",

@@ -52,22 +52,32 @@ def report(
 ) -> dict[str, float]:
     """Draw samples.png, a row per class, and score the recipe's evaluation.
 
+    Where the data (of the evaluation, if it has any) have `conditions`, what a model is
+    told to draw an example of theirs, 50 of their examples stand in for classes.
+
     params: those of the folder's run, if not given. Writes scores.json, prints one line
     and returns the scores; {} when the recipe has no evaluation.
     """
-    from jdit.draw import Drawer, grid
+    from jdit.draw import Drawer, by_label, grid
 
     folder, console = Path(folder), console or Console()
     params = trained(recipe, folder) if params is None else params
     sampling, model = recipe.sampling, recipe.model
-    classes = getattr(model.conditioning, "classes", 1)
-    labels = np.repeat(np.arange(classes, dtype=np.int32), sampling.per_class)
+    asked = getattr(recipe.evaluation, "dataset", recipe.data)
+    told = getattr(asked, "conditions", by_label)
+    if told is by_label:
+        classes = getattr(model.conditioning, "classes", 1)
+        labels, columns = np.arange(classes), sampling.per_class
+    else:  # some of the examples, by their numbers
+        labels = np.unique(np.linspace(0, len(asked.source()) - 1, 50).astype(int))
+        columns = 10
+    labels = np.repeat(labels.astype(np.int32), sampling.per_class)
 
     def drawer(batch: int) -> Any:
-        return Drawer(model, params, recipe.process, sampling, batch)
+        return Drawer(model, params, recipe.process, sampling, batch, told)
 
     images = drawer(min(sampling.batch, len(labels)))(sampling.seed, labels)
-    grid(images, sampling.per_class).save(folder / "samples.png")
+    grid(images, columns).save(folder / "samples.png")
     _say(console, f"{recipe.name}: samples in {folder / 'samples.png'}")
     if recipe.evaluation is None:
         return {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small data in foreign formats: a font of coloured bitmaps, and a TFDS data set."""
+"""Small data in foreign formats: a font of bitmaps, a TFDS data set, an encoder."""
 
 import io
 import os
@@ -112,3 +112,22 @@ def numbered_tfds(folder: Path) -> Path:
 def numbered_image(index: int) -> np.ndarray:
     """The index-th image of `numbered_tfds`."""
     return np.full((6, 5, 3), (10 * index, 100, 255 - index), np.uint8)
+
+
+def text_encoder(folder: Path) -> Path:
+    """A tiny BERT with random weights and its tokeniser, as a folder; returns it."""
+    import jax
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from jdit.encoders import Bert, save_encoder
+
+    encoder = Bert(vocab=16, positions=8, dim=8, depth=1, heads=2, hidden=8)
+    save_encoder(folder, encoder, encoder.init(jax.random.key(0)))
+    words = ["[PAD]", "[UNK]", "a", "grey", *"0123456789"]
+    kind = models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
+    tokenizer = Tokenizer(kind)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(os.fspath(folder / "tokenizer.json"))
+    config = '{"model_max_length": 8, "pad_token": "[PAD]"}'
+    (folder / "tokenizer_config.json").write_text(config)
+    return folder

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_data import emoji_font, numbered_tfds
+from synthetic_data import emoji_font, numbered_tfds, text_encoder
 
 from jdit.data import (
     TFDS,
     Arrays,
+    Captioned,
     Dataset,
     Digits,
     Glyphs,
@@ -65,6 +66,11 @@ def _glyphs(folder: Path) -> Glyphs:
     return Glyphs(size=8, font=str(emoji_font(folder)))
 
 
+def _encoded(folder: Path) -> Captioned:
+    text = str(text_encoder(folder / "encoder"))
+    return Captioned(_captioned(folder), text, length=6, templates=("{}", "a {}"))
+
+
 DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "digits": lambda folder: Digits("test_a"),
     "arrays": _arrays,
@@ -74,6 +80,7 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "latents, sampled": _latents,
     "latents, memory-mapped": _memory_mapped,
     "glyphs": _glyphs,
+    "encoded captions": _encoded,
     "tfds": lambda folder: TFDS(str(numbered_tfds(folder))),
 }
 
@@ -113,7 +120,7 @@ def test_batches_are_float_in_range_and_hold_no_strings(dataset):
         assert batch["x_0"].dtype == np.float32
         assert batch["x_0"].shape[1:] == dataset.sample_shape
         assert np.abs(batch["x_0"]).max() <= 1
-        assert batch.keys() <= {"x_0", "label"}
+        assert batch.keys() <= {"x_0", "label", "text", "mask"}
         if dataset.classes is not None:
             assert batch["label"].dtype == np.int32
             assert 0 <= batch["label"].min() <= batch["label"].max()

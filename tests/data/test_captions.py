@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captions as condition tokens: what an example is told, and what it is told to be."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from synthetic_data import text_encoder
+
+from jdit.data import ArraySource, Captioned, pipeline
+from jdit.encoders import load_encoder, load_tokenizer
+
+
+class Greys:
+    sample_shape, classes = (2, 2, 3), None
+
+    def source(self):
+        x = np.stack([np.full((2, 2, 3), 30 * i, np.uint8) for i in range(3)])
+        captions = np.array([f"grey {i}" for i in range(3)])
+        return ArraySource("greys", {"x_0": x, "caption": captions})
+
+
+class Bare(Greys):
+    def source(self):
+        return ArraySource("bare", {"x_0": np.zeros((3, 2, 2, 3), np.uint8)})
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return str(text_encoder(tmp_path_factory.mktemp("encoder")))
+
+
+def test_an_example_is_told_by_each_template(encoder):
+    data = Captioned(Greys(), encoder, length=4, templates=("{}", "a {}"))
+    source = data.source()
+    assert len(source) == 6
+    assert [source[i]["caption"] for i in (0, 1, 5)] == [
+        "grey 0", "a grey 0", "a grey 2",
+    ]  # fmt: skip
+    assert [int(source[i]["x_0"].max()) for i in range(6)] == [0, 0, 30, 30, 60, 60]
+    text, params = load_encoder(encoder)
+    ids, mask = load_tokenizer(encoder, length=4)(["a grey 2"])
+    expected = (
+        np.asarray(text.apply(params, jnp.asarray(ids), mask).tokens) * mask[..., None]
+    )
+    np.testing.assert_allclose(source[5]["text"], expected[0], atol=1e-6)
+    assert source[5]["mask"].tolist() == [True, True, True, False]
+    batch = next(pipeline(data, batch=5, seed=0))
+    assert batch["text"].shape == (5, 4, 8) and batch["mask"].dtype == bool
+    told = data.conditions(np.array([5, 0]))
+    np.testing.assert_array_equal(told["text"][0], source[5]["text"])
+
+
+def test_what_does_not_fit_is_said(encoder, tmp_path):
+    with pytest.raises(ValueError, match="length is 0"):
+        Captioned(Greys(), encoder, length=0)
+    for templates in ((), ("emoji",)):
+        with pytest.raises(ValueError, match="templates is"):
+            Captioned(Greys(), encoder, templates=templates)
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        Captioned(Greys(), str(tmp_path)).source()
+    with pytest.raises(ValueError, match="has no captions"):
+        Captioned(Bare(), encoder).source()
