@@ -2,6 +2,7 @@
 """Pixels to latents and back."""
 
 from jdit.codecs.base import Codec, Posterior
+from jdit.codecs.cogvideox import AutoencoderKLCogVideoX, cogvideox_vae
 from jdit.codecs.diffusers import load_codec, save_codec
 from jdit.codecs.frames import Frames
 from jdit.codecs.kl import (
@@ -26,6 +27,7 @@ from jdit.codecs.wan import (
 
 __all__ = [
     "AutoencoderKL",
+    "AutoencoderKLCogVideoX",
     "AutoencoderKLQwenImage",
     "AutoencoderKLWan",
     "AutoencoderTiny",
@@ -35,6 +37,7 @@ __all__ = [
     "Stills",
     "Tiled",
     "VideoCodec",
+    "cogvideox_vae",
     "flux_vae",
     "load_codec",
     "load_ldm",

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jdit.codecs.video_layouts import wan_layout
+from jdit.codecs.cogvideox import AutoencoderKLCogVideoX
+from jdit.codecs.video_layouts import cogvideox_layout, wan_layout
 from jdit.codecs.wan import AutoencoderKLQwenImage, AutoencoderKLWan
 from jdit.interop.config import NATURAL, Config
 from jdit.interop.layout import Layout
@@ -48,7 +49,8 @@ class Folder:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in written.items()}
 
 
-_FLAGS = "a list of true or false"
+_FLAG, _FLAGS = "true or false", "a list of true or false"
+_NATURALS, _STRINGS = "a list of positive whole numbers", "a list of strings"
 _NUMBERS = "a list of numbers or null"
 
 _WAN_NAMES = {
@@ -63,7 +65,7 @@ _WAN_NAMES = {
 _WAN_FIELDS = {
     "base_dim": (96, NATURAL),
     "z_dim": (16, NATURAL),
-    "dim_mult": ((1, 2, 4, 4), "a list of positive whole numbers"),
+    "dim_mult": ((1, 2, 4, 4), _NATURALS),
     "num_res_blocks": (2, NATURAL),
     "temperal_downsample": ((False, True, True), _FLAGS),
     "latents_mean": (AutoencoderKLWan.latents_mean, _NUMBERS),
@@ -112,7 +114,7 @@ WAN = Folder(
         _WAN_FIELDS
         | {
             "decoder_base_dim": (None, "a positive whole number or null"),
-            "is_residual": (False, "true or false"),
+            "is_residual": (False, _FLAG),
             "in_channels": (3, NATURAL),
             "out_channels": (3, NATURAL),
             "patch_size": (None, "a positive whole number or null"),
@@ -142,4 +144,97 @@ QWEN_IMAGE = Folder(
     wan_layout,
 )
 
-FOLDERS = {folder.config.names[0]: folder for folder in (WAN, QWEN_IMAGE)}
+
+def _alike(path: Path, given: Fields, kinds: Mapping[str, str], count: int) -> None:
+    """ValueError unless each of these fields is one kind of block, `count` times."""
+    for field, kind in kinds.items():
+        if list(given[field]) != [kind] * count:
+            raise ValueError(
+                f"{path} has {field} {given[field]!r}, but it must be {kind!r}, "
+                f"{count} times"
+            )
+
+
+_COG_BLOCKS = {
+    "down_block_types": "CogVideoXDownBlock3D",
+    "up_block_types": "CogVideoXUpBlock3D",
+}
+
+
+def _read_cogvideox(path: Path, given: Fields) -> Fields:
+    _alike(path, given, _COG_BLOCKS, len(given["block_out_channels"]))
+    _same_channels(path, given)
+    time = given["temporal_compression_ratio"]
+    if time not in (1, 2, 4, 8):
+        raise ValueError(
+            f"{path} has temporal_compression_ratio {time!r}, but it must be 1, 2, 4 "
+            "or 8"
+        )
+    size = (given["sample_height"], given["sample_width"])
+    return {"time_factor": int(time), "sample_size": size}
+
+
+def _same_channels(path: Path, given: Fields) -> None:
+    if given["out_channels"] != given["in_channels"]:
+        raise ValueError(
+            f"{path} has out_channels {given['out_channels']}, but it must be "
+            f"in_channels, {given['in_channels']}"
+        )
+
+
+def _write_cogvideox(codec: AutoencoderKLCogVideoX) -> Fields:
+    return {
+        "out_channels": codec.channels,
+        "temporal_compression_ratio": codec.time_factor,
+        "sample_height": codec.sample_size[0],
+        "sample_width": codec.sample_size[1],
+        **{field: [kind] * len(codec.widths) for field, kind in _COG_BLOCKS.items()},
+    }
+
+
+COGVIDEOX = Folder(
+    AutoencoderKLCogVideoX,
+    Config(
+        ("AutoencoderKLCogVideoX",),
+        {
+            "in_channels": (3, NATURAL),
+            "out_channels": (3, NATURAL),
+            "block_out_channels": ((128, 256, 256, 512), _NATURALS),
+            "latent_channels": (16, NATURAL),
+            "layers_per_block": (3, NATURAL),
+            "norm_num_groups": (32, NATURAL),
+            "temporal_compression_ratio": (4, "a number"),
+            "sample_height": (480, NATURAL),
+            "sample_width": (720, NATURAL),
+            "scaling_factor": (1.15258426, "a number"),
+            "force_upcast": (True, _FLAG),
+            "invert_scale_latents": (False, _FLAG),
+            **{field: ((kind,) * 4, _STRINGS) for field, kind in _COG_BLOCKS.items()},
+        },
+        {
+            "act_fn": "silu",
+            "norm_eps": 1e-6,
+            "shift_factor": None,
+            "latents_mean": None,
+            "latents_std": None,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+        },
+        folder="vae",
+    ),
+    {
+        "in_channels": "channels",
+        "block_out_channels": "widths",
+        "latent_channels": "latent_channels",
+        "layers_per_block": "blocks",
+        "norm_num_groups": "groups",
+        "scaling_factor": "scaling_factor",
+        "force_upcast": "force_upcast",
+        "invert_scale_latents": "invert_scale_latents",
+    },
+    cogvideox_layout,
+    _read_cogvideox,
+    _write_cogvideox,
+)
+
+FOLDERS = {folder.config.names[0]: folder for folder in (WAN, QWEN_IMAGE, COGVIDEOX)}

@@ -61,7 +61,22 @@ def each_frame(
 
 
 def first_and_rest(
-    first: Float[Array, "b 1 h w d"], rest: Float[Array, "b t h w d"]
+    first: Float[Array, "b f h w d"], rest: Float[Array, "b t h w d"]
 ) -> Float[Array, "b s h w d"]:
-    """The first frame, which is treated by itself, before the others."""
+    """The first frame (or none), which is treated by itself, before the others."""
     return jnp.concatenate([first, rest], 1)
+
+
+def first_repeated(
+    x: Float[Array, "b t h w d"], times: int
+) -> Float[Array, "b s h w d"]:
+    """The clip after its first frame, which stands still for as many frames before."""
+    return jnp.concatenate([jnp.repeat(x[:, :1], times, 1), x], 1)
+
+
+def over_frames(
+    norm: Callable[[Array], Array], x: Float[Array, "b t h w d"]
+) -> Float[Array, "b t h w d"]:
+    """A norm of images over all frames at once."""
+    y = norm(rearrange(x, "b t h w d -> b (t h) w d"))
+    return rearrange(y, "b (t h) w d -> b t h w d", t=x.shape[1])

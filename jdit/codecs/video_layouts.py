@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tensors of published codecs of videos, as the rules of `interop.layout`."""
 
+from jdit.codecs.cogvideox import AutoencoderKLCogVideoX
 from jdit.codecs.layouts import CONV, POINT
 from jdit.codecs.wan import AutoencoderKLWan
-from jdit.interop.layout import Layout, Rule, linear, same
+from jdit.interop.layout import Layout, Rule, linear, norm, same
 
 CONV3 = "e d t h w -> t h w d e"
 POINT3 = "e d 1 1 1 -> d e"
@@ -78,3 +79,54 @@ def wan_layout(codec: AutoencoderKLWan) -> Layout:
             rules += resample(f"{block}.{name}", f"decoder/grow_{i}", time)
         enters = width if codec.shortcuts else width // 2
     return Layout(f"diffusers' {type(codec).__name__}", tuple(rules))
+
+
+def cogvideox_layout(codec: AutoencoderKLCogVideoX) -> Layout:
+    """The tensors of diffusers' AutoencoderKLCogVideoX."""
+
+    def causal(theirs: str, ours: str) -> tuple[Rule, ...]:
+        return linear(f"{theirs}.conv", f"{ours}/conv", CONV3)
+
+    def normal(side: str, theirs: str, ours: str) -> list[Rule]:
+        if side == "encoder":
+            return [*norm(theirs, f"{ours}/norm")]
+        return [
+            *norm(f"{theirs}.norm_layer", f"{ours}/norm/norm"),
+            *linear(f"{theirs}.conv_y.conv", f"{ours}/scale", POINT3),
+            *linear(f"{theirs}.conv_b.conv", f"{ours}/bias", POINT3),
+        ]
+
+    def level(
+        side: str, theirs: str, ours: str, blocks: int, enters: int, width: int
+    ) -> list[Rule]:
+        rules: list[Rule] = []
+        for j in range(blocks):
+            key, name = f"{theirs}.resnets.{j}", f"{ours}/block_{j}"
+            for k in (1, 2):
+                rules += normal(side, f"{key}.norm{k}", f"{name}/norm_{k}")
+                rules += causal(f"{key}.conv{k}", f"{name}/conv_{k}")
+            if j == 0 and enters != width:
+                rules += linear(f"{key}.conv_shortcut", f"{name}/skip", POINT3)
+        return rules
+
+    widths, last, rules = codec.widths, len(codec.widths) - 1, []
+    for side in ("encoder", "decoder"):
+        middle = (f"{side}.mid_block", f"{side}/middle")
+        rules += level(side, *middle, 2, widths[-1], widths[-1])
+        rules += causal(f"{side}.conv_in", f"{side}/in")
+        rules += normal(side, f"{side}.norm_out", f"{side}/norm")
+        rules += causal(f"{side}.conv_out", f"{side}/out")
+    for i, width in enumerate(widths):
+        theirs, ours = f"encoder.down_blocks.{i}", f"encoder/level_{i}"
+        enters = widths[max(i - 1, 0)]
+        rules += level("encoder", theirs, ours, codec.blocks, enters, width)
+        if i < last:
+            theirs = f"{theirs}.downsamplers.0.conv"
+            rules += linear(theirs, f"encoder/shrink_{i}", CONV)
+        theirs, ours = f"decoder.up_blocks.{last - i}", f"decoder/level_{i}"
+        enters = widths[min(i + 1, last)]
+        rules += level("decoder", theirs, ours, codec.blocks + 1, enters, width)
+        if i > 0:
+            theirs = f"{theirs}.upsamplers.0.conv"
+            rules += linear(theirs, f"decoder/grow_{i}", CONV)
+    return Layout("diffusers' AutoencoderKLCogVideoX", tuple(rules))

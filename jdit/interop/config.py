@@ -41,6 +41,9 @@ ACCEPTED: dict[str, Callable[[Any], bool]] = {
     "a list of whole numbers": lambda x: (
         isinstance(x, list | tuple) and all(y == 0 or _natural(y) for y in x)
     ),
+    "a list of strings": lambda x: (
+        isinstance(x, list | tuple) and all(isinstance(y, str) for y in x)
+    ),
     "a list of true or false": lambda x: (
         isinstance(x, list | tuple) and all(isinstance(y, bool) for y in x)
     ),

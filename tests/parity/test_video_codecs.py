@@ -43,6 +43,22 @@ def wan(cls="AutoencoderKLWan", **config):
     return perturbed(getattr(diffusers, cls)(**config))
 
 
+def cogvideox():
+    torch.manual_seed(0)
+    config = dict(
+        down_block_types=["CogVideoXDownBlock3D"] * 3,
+        up_block_types=["CogVideoXUpBlock3D"] * 3,
+        block_out_channels=[4, 8, 8],
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        sample_height=32,
+        sample_width=48,
+        scaling_factor=0.7,
+    )
+    return perturbed(diffusers.AutoencoderKLCogVideoX(**config))
+
+
 NETS = {
     "wan": wan,
     "wan 2.2": partial(
@@ -50,6 +66,7 @@ NETS = {
         out_channels=12, dim_mult=[1, 2, 2],
     ),
     "qwen image": partial(wan, "AutoencoderKLQwenImage"),
+    "cogvideox": cogvideox,
 }  # fmt: skip
 
 
@@ -74,6 +91,7 @@ CLIPS = {
     "wan": ((1, 2, 3), (5, 3, 2), (9, 1, 2), (17, 2, 1)),
     "wan 2.2": ((1, 2, 3), (9, 3, 1)),
     "qwen image": ((1, 2, 3),),
+    "cogvideox": ((1, 2, 3), (5, 3, 2), (9, 3, 2), (16, 1, 2), (25, 2, 1)),
 }
 
 
@@ -121,6 +139,7 @@ FULL = {
     "wan": codecs.wan_vae(),
     "wan 2.2": codecs.wan_2_2_vae((0.0,) * 48, (1.0,) * 48),
     "qwen image": codecs.qwen_image_vae(),
+    "cogvideox": codecs.cogvideox_vae(),
 }
 
 
