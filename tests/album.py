@@ -20,10 +20,12 @@ from jdit.models.hunyuan_dit import HunyuanDiT, TwoTexts
 from jdit.models.latte import Latte
 from jdit.models.lavin_dit import LaVinDiT
 from jdit.models.lightning_dit import LightningDiT
+from jdit.models.ltx_video import LTXVideo
 from jdit.models.lumina import FlagDiT, NextDiT
 from jdit.models.pixart import PixArt, Sizes
 from jdit.models.qwen_image import QwenImage
 from jdit.models.wan import Wan
+from jdit.tokens.fractional import Fractional
 from jdit.tokens.rotary_geometries import Axes, Diagonal
 from jdit.tokens.stretched import Scaled, TimeAware
 
@@ -271,6 +273,18 @@ ALBUM = {
             heads=2,
             condition=24,
             rotary=Resized((4, 6, 6), (2, 3)),
+            conditioning=Text(12),
+        ),
+        text(5, 12),
+    ),
+    "ltx-video": Member(
+        LTXVideo(
+            (3, 2, 4),
+            channels=2,
+            dim=32,
+            depth=2,
+            heads=2,
+            positions=Fractional(causal=True, frame_rate=30.0),
             conditioning=Text(12),
         ),
         text(5, 12),

@@ -9,7 +9,9 @@ from jdit.tokens.positions import rotate
 from jdit.typing import Array, Bool, Float
 
 Rotary = tuple[Array, Array]
-"""Cosines and sines of `jdit.tokens.rotary_table`, `n k/2`, or `b n k/2` by image."""
+"""Cosines and sines of `jdit.tokens.rotary_table`, `n k/2`, or `b n k/2` by image.
+
+With four axes, `b h n k/2`, they are by image and head, either of which may be 1."""
 
 
 def split_heads(x: Float[Array, "b n e"], heads: int) -> Float[Array, "b h n k"]:

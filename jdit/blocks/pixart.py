@@ -136,6 +136,13 @@ class AdaLNSingle:
             return CompressedAttention(self.heads, *self.merge_keys)
         return SelfAttention(self.heads)
 
+    def _norm(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        return layer_norm(x)
+
+    def _inputs(self, name: str, context: Context) -> tuple:
+        """What a branch's module reads beside the stream."""
+        return (context.text, context.mask) if name == "cross" else ()
+
     def init(self, key: Key) -> Params:
         count = self.merge_keys[0] if self.merge_keys else (1, 1)
         x = jnp.zeros((1, count[0] * count[1], self.dim))
@@ -158,13 +165,12 @@ class AdaLNSingle:
     def output(
         self, name: str, params: Params, x: Float[Array, "b n d"], context: Context
     ) -> Float[Array, "b n d"]:
-        if name == "cross":
-            return call(self._module(name), params, x, context.text, context.mask)
-        shared = context.extra["modulation"][name]
-        table = params["modulation"]["table"].astype(shared.dtype)
-        shift, scale = jnp.split(shared + table, 2, -1)
-        x = modulate(layer_norm(x), shift.astype(x.dtype), scale.astype(x.dtype))
-        return call(self._module(name), params, x)
+        if name != "cross":
+            shared = context.extra["modulation"][name]
+            table = params["modulation"]["table"].astype(shared.dtype)
+            shift, scale = jnp.split((shared + table).astype(x.dtype), 2, -1)
+            x = modulate(self._norm(x), shift, scale)
+        return call(self._module(name), params, x, *self._inputs(name, context))
 
     def merge(
         self,

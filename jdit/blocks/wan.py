@@ -11,7 +11,7 @@ from jdit.blocks.pixart import AdaLNSingle
 from jdit.linear import Linear, Mlp, call
 from jdit.norms import LayerNorm, RMSNorm, layer_norm, modulate, per_token
 from jdit.stack import Context
-from jdit.typing import Array, Float, Key, Params
+from jdit.typing import Array, Bool, Float, Key, Params
 
 
 class WidelyNormed(nn.Module):
@@ -20,10 +20,12 @@ class WidelyNormed(nn.Module):
     Parameters `q` (`d d`) and `kv` (`e 2d`) where tokens attend to text, else `qkv`
     (`d 3d`); `q_norm` and `k_norm` (`d` each), `out` (`d d`).
 
-    heads: number of heads; the width must be a multiple.
+    heads: number of heads; the width must be a multiple. eps: of both norms.
+    mask: which tokens that are attended to are real. rotary: as for `turn`.
     """
 
     heads: int
+    eps: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -31,6 +33,7 @@ class WidelyNormed(nn.Module):
         x: Float[Array, "b n d"],
         text: Float[Array, "b m e"] | None = None,
         rotary: Rotary | None = None,
+        mask: Bool[Array, "b m"] | None = None,
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
         if text is None:
@@ -38,9 +41,10 @@ class WidelyNormed(nn.Module):
         else:
             q = Linear(dim, name="q")(x)
             k, v = jnp.split(Linear(2 * dim, name="kv")(text.astype(x.dtype)), 2, -1)
-        q, k = RMSNorm(name="q_norm")(q), RMSNorm(name="k_norm")(k)
+        q = RMSNorm(self.eps, name="q_norm")(q)
+        k = RMSNorm(self.eps, name="k_norm")(k)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        return Linear(dim, name="out")(attend(q, k, v, rotary=rotary))
+        return Linear(dim, name="out")(attend(q, k, v, mask=mask, rotary=rotary))
 
 
 @dataclass(frozen=True)

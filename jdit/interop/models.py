@@ -16,6 +16,7 @@ from jdit.interop.hunyuan_dit import load_hunyuan_dit, save_hunyuan_dit
 from jdit.interop.latte import load_latte, save_latte
 from jdit.interop.lavin_dit import load_lavin_dit, save_lavin_dit
 from jdit.interop.lightning_dit import load_lightning_dit, save_lightning_dit
+from jdit.interop.ltx_video import load_ltx_video, save_ltx_video
 from jdit.interop.lumina import (
     load_lumina,
     next_dit_from_diffusers,
@@ -42,6 +43,7 @@ from jdit.models import (
     Latte,
     LaVinDiT,
     LightningDiT,
+    LTXVideo,
     MMDiT,
     PixArt,
     QwenImage,
@@ -145,6 +147,13 @@ FAMILIES = (  # a narrower kind before a wider one
         load_cogvideox,
         save_cogvideox,
         ("CogVideoXTransformer3DModel",),
+    ),
+    Family(
+        LTXVideo,
+        load_ltx_video,
+        save_ltx_video,
+        ("LTXVideoTransformer3DModel",),
+        ("patchify_proj.weight", "transformer_blocks.0.attn1.q_norm.weight"),
     ),
 )
 _PREFIXES = ("", "model.diffusion_model.", "ema_denoiser.")

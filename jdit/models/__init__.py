@@ -12,6 +12,7 @@ from jdit.models.hunyuan_dit import HunyuanDiT, hunyuan_dit
 from jdit.models.latte import Latte, latte, latte_text
 from jdit.models.lavin_dit import LaVinDiT, lavin_dit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
+from jdit.models.ltx_video import LTXVideo, ltx_video_2b, ltx_video_13b
 from jdit.models.lumina import FlagDiT, NextDiT, flag_dit, next_dit
 from jdit.models.mmdit import MMDiT, sd3, sd35_large, sd35_medium
 from jdit.models.pixart import (
@@ -37,6 +38,7 @@ __all__ = [
     "Flux",
     "HunyuanDiT",
     "LaVinDiT",
+    "LTXVideo",
     "Latte",
     "LightningDiT",
     "MMDiT",
@@ -64,6 +66,8 @@ __all__ = [
     "latte_text",
     "lavin_dit",
     "lightning_dit",
+    "ltx_video_13b",
+    "ltx_video_2b",
     "next_dit",
     "pixart_alpha",
     "pixart_sigma",
