@@ -48,6 +48,17 @@ class CFG:
     def __call__(self, denoiser: Denoiser) -> Denoiser:
         return denoiser if _is(self.scale, 1) else _Guided(self, denoiser)
 
+    def mix(
+        self,
+        good: Prediction,
+        bad: Prediction,
+        x_t: Float[Array, "b *g c"],
+        time: Array,
+        process: Gaussian,
+    ) -> Prediction:
+        """The guided prediction, of the conditional and the unconditional one."""
+        return _mix(self, good, bad, x_t, time, process)
+
 
 @dataclass(frozen=True)
 class Autoguidance:
@@ -112,7 +123,7 @@ class _Guided:
             prediction, memory = self.inner(x, time, both, memory, evaluation)
             yes = jax.tree.map(lambda value: value[0::2], prediction)
             no = jax.tree.map(lambda value: value[1::2], prediction)
-            return _mix(self.guidance, yes, no, x_t, time, self.process), memory
+            return self.guidance.mix(yes, no, x_t, time, self.process), memory
 
         def plain(memory: Memory) -> tuple[Prediction, Memory]:
             half = jax.tree.map(lambda m, a: _half(m, a, len(x_t)), memory, axes)

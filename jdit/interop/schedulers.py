@@ -1,17 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """diffusers' scheduler configs, as the process, solver and grid they mean."""
 
+from dataclasses import dataclass
 from math import exp
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
+from jdit.conditioning import Clock
 from jdit.interop.diffusers import process_from_diffusers
 from jdit.interop.files import read_json
-from jdit.processes import FixedSmall, Gaussian, LearnedRange, Linear, Variance
+from jdit.processes import (
+    FixedSmall,
+    Gaussian,
+    LearnedRange,
+    Linear,
+    Variance,
+    ZeroTerminal,
+)
 from jdit.solvers import (
     DDIM,
     DDPM,
     DPMSolverPP2M,
+    DPMSolverPP2MSDE,
     Euler,
     Grid,
     Leading,
@@ -23,6 +35,7 @@ from jdit.solvers import (
     Uniform,
     UniPC,
 )
+from jdit.typing import Array, Float
 
 
 class Scheduler(NamedTuple):
@@ -31,6 +44,22 @@ class Scheduler(NamedTuple):
     process: Gaussian
     solver: Solver
     grid: Grid
+
+    @property
+    def tells_whole_numbers(self) -> bool:
+        """Whether diffusers tells the network a flow's time in whole thousandths."""
+        multistep = isinstance(self.solver, DPMSolverPP2M | UniPC)
+        return multistep and self.process.target == "velocity"
+
+
+@dataclass(frozen=True)
+class WholeClock:
+    """Another clock, of time cut to thousandths, as diffusers' multistep flows do."""
+
+    inner: Clock
+
+    def __call__(self, time: Float[Array, " b"]) -> Float[Array, " b"]:
+        return self.inner(jnp.floor(1000 * time + 1e-3) / 1000)
 
 
 _FLOW: dict[str, Any] = dict(
@@ -70,7 +99,6 @@ _OFF = (
     "thresholding",
     "euler_at_final",
     "clip_sample",
-    "rescale_betas_zero_snr",
 )
 """Fields that change what is computed, and are supported as null or false alone."""
 
@@ -95,25 +123,25 @@ def scheduler_from_diffusers(
     if path is None:
         raise FileNotFoundError(f"{folder} has no scheduler/scheduler_config.json")
     config = read_json(path)
-    for field in _OFF:
+    name = str(config.get("_class_name"))
+    cog = name.startswith("CogVideoX")
+    for field in (*_OFF, *(() if cog else ("rescale_betas_zero_snr",))):
         if config.get(field):
             raise ValueError(
                 f"{path} sets {field} to {config[field]!r}, but only false is supported"
             )
-    match config.get("_class_name"):
+    match name:
         case "FlowMatchEulerDiscreteScheduler":
             values = {k: config.get(k, v) for k, v in _FLOW.items()}
             grid = _flow_grid(path, values, tokens, sigmas)
             return Scheduler(Gaussian(Linear(), "velocity"), Euler(), grid)
         case "DPMSolverMultistepScheduler" | "UniPCMultistepScheduler" as name:
             return _multistep(path, config, name)
+        case "CogVideoXDDIMScheduler" | "CogVideoXDPMScheduler":
+            return _cogvideox(path, config)
         case "DDIMScheduler":
             process, grid = process_from_diffusers(path.parent), _spaced(path, config)
-            if not config.get("set_alpha_to_one", True):
-                raise ValueError(
-                    f"{path} sets set_alpha_to_one to False, but sampling here ends at "
-                    "the data: only true is supported"
-                )
+            _ends_at_data(path, config)
             return Scheduler(process, DDIM(), grid)
         case "DDPMScheduler":
             process, grid = process_from_diffusers(path.parent), _spaced(path, config)
@@ -127,10 +155,11 @@ def scheduler_from_diffusers(
                     f"{', '.join(kinds)}"
                 )
             return Scheduler(process, DDPM(kinds[kind]), grid)
-        case name:
+        case _:
             raise ValueError(
                 f"{path} is of a {name}, but supported are FlowMatchEulerDiscrete, "
-                "DPMSolverMultistep, UniPCMultistep, DDIM and DDPM schedulers"
+                "DPMSolverMultistep, UniPCMultistep, DDIM, DDPM, CogVideoXDDIM and "
+                "CogVideoXDPM schedulers"
             )
 
 
@@ -189,6 +218,41 @@ def _multistep(path: Path, config: dict[str, Any], name: str) -> Scheduler:
     # Both begin just below 1, where log alpha is finite; UniPC 1e-6 after the shift.
     even = Uniform(1 - least) if dpm else Uniform(1 - 1e-6 * shift, least=least)
     return Scheduler(Gaussian(Linear(), "velocity"), solver, Shifted(shift, even))
+
+
+def _cogvideox(path: Path, config: dict[str, Any]) -> Scheduler:
+    dpm = config["_class_name"] == "CogVideoXDPMScheduler"
+    _ends_at_data(path, config)
+    for field, default, wanted in (
+        ("rescale_betas_zero_snr", False, True),
+        ("prediction_type", "epsilon", "v_prediction"),
+        ("beta_schedule", "scaled_linear", "scaled_linear"),
+        ("trained_betas", None, None),
+    ):
+        if config.get(field, default) != wanted:
+            raise ValueError(
+                f"{path} has {field} {config.get(field, default)!r}, but only "
+                f"{wanted!r} is supported, with which CogVideoX was trained"
+            )
+    if config.get("clip_sample", True):
+        raise ValueError(f"{path} sets clip_sample, but only false is supported")
+    chain = ZeroTerminal(
+        config.get("num_train_timesteps", 1000),
+        config.get("beta_start", 0.00085),
+        config.get("beta_end", 0.012),
+        float(config.get("snr_shift_scale", 3.0)),
+        least=1e-12,
+    )
+    solver: Solver = DPMSolverPP2MSDE() if dpm else DDIM()
+    return Scheduler(Gaussian(chain, "v"), solver, _spaced(path, config))
+
+
+def _ends_at_data(path: Path, config: dict[str, Any]) -> None:
+    if not config.get("set_alpha_to_one", True):
+        raise ValueError(
+            f"{path} sets set_alpha_to_one to False, but sampling here ends at the "
+            "data: only true is supported"
+        )
 
 
 def _spaced(path: Path, config: dict[str, Any]) -> Grid:

@@ -10,8 +10,10 @@ from jdit.pipelines.prompts import (
     OneText,
     PooledAndText,
     Prompts,
+    Templated,
     TextTower,
     ThreeTexts,
+    TwoMaskedTexts,
 )
 
 __all__ = [
@@ -21,8 +23,10 @@ __all__ = [
     "Pipeline",
     "PooledAndText",
     "Prompts",
+    "Templated",
     "TextTower",
     "ThreeTexts",
+    "TwoMaskedTexts",
     "Weights",
     "captioned",
     "pipeline",

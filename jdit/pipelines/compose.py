@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdit.denoise import Denoiser
+from jdit.denoise import Denoiser, Wrapper
 from jdit.guidance import CFG
 from jdit.interop.schedulers import Scheduler
 from jdit.pipelines.output import to_images
@@ -23,6 +23,16 @@ ArrayLike = Array | np.ndarray
 
 Guided = Literal["batch", "told", "none"]
 Size = tuple[int, ...]
+
+
+def on_grid(model: Any, grid: tuple[int, ...]) -> Any:
+    """The model of data of another size."""
+    return replace(model, grid=grid)
+
+
+def told_nothing(model: Any) -> Conditions:
+    """No condition but those of the prompt."""
+    return {}
 
 
 class Weights(NamedTuple):
@@ -44,6 +54,9 @@ class Pipeline:
     scheduler: process, solver and grid, given the number of an image's tokens.
     guided: "batch" is classifier-free guidance, "told" hands the scale to the network
         as the condition "guidance" (Flux), "none" does not guide.
+    guide: the wrapper of the denoiser for a scale, where guided is "batch".
+    fit: the model of data on another grid. told: what it is told of its size beside the
+        prompt, for one image, `1 *e`.
     steps, guidance, size: what a call does unless told otherwise; size in pixels,
         (height, width) or (frames, height, width).
     """
@@ -54,6 +67,9 @@ class Pipeline:
     weights: Weights
     scheduler: Callable[[int], Scheduler]
     guided: Guided = "batch"
+    guide: Callable[[Array], Wrapper] = CFG
+    fit: Callable[[Any, tuple[int, ...]], Any] = on_grid
+    told: Callable[[Any], Conditions] = told_nothing
     steps: int = 20
     guidance: float = 4.5
     size: Size = (512, 512)
@@ -100,6 +116,8 @@ class Pipeline:
         model = self.sized(self.size if size is None else size)
         guided = self.guided == "batch" and scale != 1
         conditions = self.encode(texts, negative if guided else None)
+        for name, value in self.told(model).items():
+            conditions[name] = jnp.repeat(jnp.asarray(value), len(texts), 0)
         if self.guided == "told":
             conditions["guidance"] = jnp.full(len(texts), scale, jnp.float32)
         with progress(self.ticks, steps if show else 0):
@@ -117,32 +135,48 @@ class Pipeline:
 
     def encode(self, texts: Sequence[str], negative: str | None) -> Conditions:
         """The conditions of texts, with those of a negative prompt if there is one."""
-        params = self.weights.encoders
-        conditions = dict(self._encode(params, self.prompts.tokens(texts)))
-        if negative is not None and self.prompts.negatives:
-            tokens = self.prompts.tokens([negative] * len(texts))
-            found = self._encode(params, tokens)
-            names = [name for name in self.prompts.negatives if name in found]
-            conditions["negative"] = {name: found[name] for name in names}
-        return conditions
+        has = negative is not None and bool(self.prompts.negatives)
+        rows = [*texts, *([negative] if negative is not None and has else [])]
+        tokens = self.prompts.tokens(rows)  # together, so that they have one length
+        return dict(self._encode(self.weights.encoders, tokens, negative=has))
 
     def sized(self, size: Size) -> Any:
         """The model of images of this size, in pixels."""
         patch, factor = self.model.tokens.size, self.codec.factor
         factors = factor if isinstance(factor, tuple) else (factor,) * len(patch)
         unit = tuple(f * p for f, p in zip(factors, patch, strict=True))
-        sides = zip(size, unit, strict=False)
-        if len(size) != len(unit) or any(s < 1 or s % u for s, u in sides):
+        first = hasattr(self.codec, "latent_grid")  # a frame that is coded by itself
+        sides = (size[0] - 1, *size[1:]) if first and size else size
+        fits = len(size) == len(unit) and all(
+            s >= 0 and s % u == 0 for s, u in zip(sides, unit, strict=True)
+        )
+        if not fits or min(size) < 1:
+            units = " and ".join(map(str, dict.fromkeys(unit[first:])))
+            frames = f"1 more than a multiple of {unit[0]}, then " if first else ""
             raise ValueError(
-                f"size is {size}, but it must be {len(unit)} multiples of "
-                f"{' and '.join(map(str, dict.fromkeys(unit)))}"
+                f"size is {size}, but it must be {frames}{len(unit) - first} multiples "
+                f"of {units}"
             )
+        if first:
+            return self.fit(self.model, self.codec.latent_grid(size))
         grid = tuple(s // f for s, f in zip(size, factors, strict=True))
-        return replace(self.model, grid=grid)
+        return self.fit(self.model, grid)
 
     @cached_property
     def _encode(self) -> Callable[..., Conditions]:
-        return jax.jit(self.prompts.conditions)
+        def encode(params: Params, tokens: Any, *, negative: bool) -> Conditions:
+            found = self.prompts.conditions(params, tokens)
+            if not negative:
+                return found
+            conditions = {name: value[:-1] for name, value in found.items()}
+            conditions["negative"] = {
+                name: jnp.broadcast_to(found[name][-1], conditions[name].shape)
+                for name in self.prompts.negatives
+                if name in found
+            }
+            return conditions
+
+        return jax.jit(encode, static_argnames="negative")
 
     @cached_property
     def _draw(self) -> Callable[..., Array]:
@@ -161,7 +195,7 @@ class Pipeline:
             process, solver, grid = self.scheduler(model.tokens.count)
 
             def wrap(denoiser: Denoiser) -> Denoiser:
-                wrapped = CFG(scale)(denoiser) if guided else denoiser
+                wrapped = self.guide(scale)(denoiser) if guided else denoiser
                 return self.ticks(wrapped) if ticking else wrapped
 
             return sample(

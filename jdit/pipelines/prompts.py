@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import unescape
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -22,6 +23,27 @@ class TextTower(NamedTuple):
 
     encoder: Any
     tokenize: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A tokeniser of texts that are rewritten first."""
+
+    prepare: Callable[[str], str]
+    tokenize: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return self.tokenize([self.prepare(text) for text in texts])
+
+
+def lowered(text: str) -> str:
+    """Small letters, without white space around them (PixArt, Latte, Lumina)."""
+    return text.lower().strip()
+
+
+def cleaned(text: str) -> str:
+    """HTML's entities as characters, and single spaces (Wan)."""
+    return " ".join(unescape(unescape(text)).split())
 
 
 class Prompts(Protocol):
@@ -115,6 +137,73 @@ class PooledAndText:
         pooled = self.pooled.encoder.apply(params["pooled"], tokens["pooled"]).pooled
         text = self.text.encoder.apply(params["text"], tokens["text"]).tokens
         return {"pooled": pooled, "text": text}
+
+
+@dataclass(frozen=True)
+class TwoMaskedTexts:
+    """Two encoders' tokens, each with its mask (HunyuanDiT: BERT and mT5)."""
+
+    first: TextTower
+    second: TextTower
+
+    negatives = ("text", "mask", "second_text", "second_mask")
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        names = ("ids", "mask", "second_ids", "second_mask")
+        found = (*self.first.tokenize(texts), *self.second.tokenize(texts))
+        return dict(zip(names, found, strict=True))
+
+    def conditions(self, params: Params, tokens: Tokens) -> Conditions:
+        masks = [jnp.asarray(tokens[f"{x}mask"]).astype(bool) for x in ("", "second_")]
+        one = self.first.encoder.apply(params["first"], tokens["ids"], masks[0])
+        two = self.second.encoder.apply(
+            params["second"], tokens["second_ids"], masks[1]
+        )
+        return {
+            "text": one.tokens,
+            "mask": masks[0],
+            "second_text": two.tokens,
+            "second_mask": masks[1],
+        }
+
+
+@dataclass(frozen=True)
+class Templated:
+    """A language model's tokens of prompts in a template, without its beginning, with
+    their mask (Qwen-Image: Qwen2.5-VL; HunyuanVideo: Llama, beside a pooled CLIP).
+
+    tower: pads on the right. template: "{}" is where a prompt stands. start: tokens
+        that are cut off. pooled: the encoder of "pooled", or None.
+    bucket: texts are padded to a multiple of so many tokens, not to the encoder's whole
+        length, so that few lengths are compiled and short prompts cost little.
+    """
+
+    tower: TextTower
+    template: str
+    start: int
+    pooled: TextTower | None = None
+    bucket: int = 64
+
+    negatives = ("text", "mask", "pooled")
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        told = [self.template.replace("{}", text) for text in texts]
+        ids, mask = self.tower.tokenize(told)
+        longest = max(int(mask.sum(1).max()) - self.start, 1)
+        length = self.start - longest // -self.bucket * self.bucket
+        found = {"ids": ids[:, :length], "mask": mask[:, :length]}
+        if self.pooled is not None:
+            found["pooled"] = self.pooled.tokenize(texts)[0]
+        return found
+
+    def conditions(self, params: Params, tokens: Tokens) -> Conditions:
+        mask = jnp.asarray(tokens["mask"]).astype(bool)
+        text = self.tower.encoder.apply(params["text"], tokens["ids"], mask).tokens
+        found = {"text": text[:, self.start :], "mask": mask[:, self.start :]}
+        if self.pooled is not None:
+            pooled = self.pooled.encoder.apply(params["pooled"], tokens["pooled"])
+            found["pooled"] = pooled.pooled
+        return found
 
 
 @dataclass(frozen=True)

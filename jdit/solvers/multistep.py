@@ -78,7 +78,9 @@ class DPMSolverPP2MSDE:
         x = at.there.sigma / at.here.sigma * jnp.exp(-at.rise) * x_t
         x += at.there.alpha * share * x_0
         x += at.there.sigma * jnp.sqrt(share) * normal(interval.keys, x_t)
-        return x, (prediction.x_0, at.rise), memory
+        # A step that began without a signal rose from minus infinity.
+        rise = jnp.where(at.here.alpha < 1e-5, jnp.inf, at.rise)
+        return x, (prediction.x_0, rise), memory
 
 
 def _history(x_t: Array) -> State:

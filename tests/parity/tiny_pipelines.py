@@ -57,6 +57,21 @@ def clip_tokenizer(folder, pad="<|endoftext|>"):
     )
 
 
+def bert_tokenizer():
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"]
+    return transformers.BertTokenizer(vocab={name: i for i, name in enumerate(names)})
+
+
+def qwen_tokenizer():
+    """Every byte, two merges, and the tokens of a chat."""
+    merges = [("o", "w"), ("ow", "l")]
+    names = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(m) for m in merges]
+    return transformers.Qwen2Tokenizer(
+        vocab={name: i for i, name in enumerate(names)}, merges=merges,
+        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )  # fmt: skip
+
+
 def t5(dim=32):
     config = transformers.T5Config(
         vocab_size=64, d_model=dim, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
@@ -88,6 +103,13 @@ def vae(channels=4, **more):
     return random(diffusers.AutoencoderKL(**config | more), 3)
 
 
+def deep_vae():
+    """Four levels: a latent is 8 pixels wide, as some pipelines take for granted."""
+    kinds = {f"{x}_block_types": (f"{x.title()}{y}Block2D",) * 4
+             for x, y in (("down", "Encoder"), ("up", "Decoder"))}  # fmt: skip
+    return vae(block_out_channels=(4,) * 4, norm_num_groups=2, **kinds)
+
+
 def dit(folder):
     model = diffusers.DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8,
@@ -116,22 +138,6 @@ def pixart(folder):
     pipe = diffusers.PixArtAlphaPipeline(
         t5_tokenizer(), t5(), vae(), random(model),
         diffusers.DPMSolverMultistepScheduler(),
-    )  # fmt: skip
-    pipe.save_pretrained(folder)
-    return pipe
-
-
-def latte(folder):
-    model = diffusers.LatteTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8,
-        num_layers=2, sample_size=8, patch_size=2, cross_attention_dim=32,
-        caption_channels=32, video_length=3, norm_type="ada_norm_single",
-        attention_bias=True, activation_fn="gelu-approximate", num_embeds_ada_norm=1000,
-        norm_elementwise_affine=False, norm_eps=1e-6,
-    )  # fmt: skip
-    pipe = diffusers.LattePipeline(
-        t5_tokenizer(), t5(), vae(), random(model),
-        diffusers.DDIMScheduler(clip_sample=False),
     )  # fmt: skip
     pipe.save_pretrained(folder)
     return pipe
@@ -170,6 +176,83 @@ def flux(folder):
         vae(16, use_quant_conv=False, use_post_quant_conv=False,
             scaling_factor=0.3611, shift_factor=0.1159),
         clip(one, projected=False), one, t5(32), t5_tokenizer(), random(model),
+    )  # fmt: skip
+    pipe.save_pretrained(folder)
+    return pipe
+
+
+def hunyuan_dit(folder):
+    bert = transformers.BertConfig(
+        vocab_size=64, hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=80,
+    )  # fmt: skip
+    model = diffusers.HunyuanDiT2DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, patch_size=2,
+        sample_size=8, hidden_size=32, num_layers=4, mlp_ratio=2.0,
+        cross_attention_dim=24, cross_attention_dim_t5=32, pooled_projection_dim=16,
+    )  # fmt: skip
+    pipe = diffusers.HunyuanDiTPipeline(
+        deep_vae(), random(transformers.BertModel(bert), 2), bert_tokenizer(),
+        random(model),
+        diffusers.DDPMScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.03,
+            clip_sample=False, prediction_type="v_prediction", steps_offset=1,
+        ),
+        None, None, False, t5(), t5_tokenizer(),
+    )  # fmt: skip
+    pipe.save_pretrained(folder)
+    return pipe
+
+
+def lumina(folder):
+    gemma = transformers.GemmaConfig(
+        vocab_size=64, hidden_size=24, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=12, intermediate_size=32,
+    )  # fmt: skip
+    model = diffusers.LuminaNextDiT2DModel(
+        sample_size=8, in_channels=4, hidden_size=32, num_layers=2,
+        num_attention_heads=4, num_kv_heads=2, multiple_of=8, cross_attention_dim=24,
+    )  # fmt: skip
+    random(model)
+    for layer in model.layers:
+        layer.attn2.to_q.load_state_dict(layer.attn1.to_q.state_dict())
+        layer.attn2.norm_q.load_state_dict(layer.attn1.norm_q.state_dict())
+    pipe = diffusers.LuminaPipeline(
+        model, diffusers.FlowMatchEulerDiscreteScheduler(), deep_vae(),
+        random(transformers.GemmaModel(gemma), 2), t5_tokenizer(),
+    )  # fmt: skip
+    pipe.save_pretrained(folder)
+    return pipe
+
+
+def qwen_image(folder):
+    tokenizer = qwen_tokenizer()
+    text = dict(
+        vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, intermediate_size=32,
+        rope_parameters=dict(mrope_section=[2, 2, 2], rope_type="default",
+                             rope_theta=1e6),
+    )  # fmt: skip
+    seen = dict(depth=1, hidden_size=8, intermediate_size=8, num_heads=2)
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=text, vision_config=seen | dict(out_hidden_size=24)
+    )
+    model = diffusers.QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=24, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    codec = diffusers.AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        latents_mean=[0.1, -1, 0, 1], latents_std=[1, 2, 0.5, 1],
+    )  # fmt: skip
+    pipe = diffusers.QwenImagePipeline(
+        diffusers.FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, max_shift=0.9, max_image_seq_len=8192,
+            shift_terminal=0.02,
+        ),
+        random(codec, 3),
+        random(transformers.Qwen2_5_VLForConditionalGeneration(config), 2),
+        tokenizer, random(model),
     )  # fmt: skip
     pipe.save_pretrained(folder)
     return pipe
