@@ -17,6 +17,7 @@ from jdit.models.ddt import DDT, DiTDH, Tower
 from jdit.models.dimr import Level
 from jdit.models.flux import Flux
 from jdit.models.hunyuan_dit import HunyuanDiT, TwoTexts
+from jdit.models.hunyuan_video import HunyuanVideo
 from jdit.models.latte import Latte
 from jdit.models.lavin_dit import LaVinDiT
 from jdit.models.lightning_dit import LightningDiT
@@ -276,6 +277,20 @@ ALBUM = {
             conditioning=Text(12),
         ),
         text(5, 12),
+    ),
+    "hunyuan-video": Member(
+        HunyuanVideo(
+            (2, 4, 8),
+            channels=2,
+            dim=32,
+            depth=2,
+            single_depth=2,
+            refiner_depth=2,
+            heads=2,
+            geometry=Axes((4, 4, 8), 256.0),
+            conditioning=Text(12, 10),
+        ),
+        text(5, 12, pooled=draw(BATCH, 10), guidance=jnp.array([6.0, 1.0])),
     ),
     "ltx-video": Member(
         LTXVideo(

@@ -77,6 +77,7 @@ OWN = {  # a member of the album made plain enough, and what its file does not s
     "NextDiT": ("next-dit", {}, ("heads", "patch", "grid")),
     "VDT": ("vdt", dict(grid=(3, 4, 4)), ("heads",)),
     "Wan": ("wan", {}, ("heads",)),
+    "HunyuanVideo": ("hunyuan-video", {}, ("heads", "geometry")),
     "LTXVideo": ("ltx-video", {}, ("heads", "positions")),
 }
 

@@ -60,8 +60,8 @@ def open_tensors(path: str | Path) -> Source:
     """Open a .safetensors file, the index of a sharded one, or a torch file.
 
     Torch files are read with `weights_only=True`, so that nothing in them is executed,
-    and need torch. A training checkpoint gives its "ema" weights, else its "model" or
-    "state_dict".
+    and need torch. A training checkpoint gives its "ema" weights, else its "model",
+    "state_dict" or "module".
 
     Raises FileNotFoundError, ValueError for a file that is not what its name says, and
     ImportError for a torch file without torch.
@@ -159,7 +159,7 @@ def _open_torch(path: Path) -> Source:
             raise ValueError(
                 f"{path} is not a torch file of plain tensors ({reason})"
             ) from None
-    for nest in ("ema", "model", "state_dict"):
+    for nest in ("ema", "model", "state_dict", "module"):
         if isinstance(state, dict) and isinstance(state.get(nest), dict):
             state = state[nest]
             break

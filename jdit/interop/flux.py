@@ -58,16 +58,14 @@ def _shares(model: Flux) -> tuple[int, int]:
     return model.dim, int(model.dim * model.mlp_ratio)
 
 
-def diffusers_layout(model: Flux) -> Layout:
-    """diffusers' FluxTransformer2DModel of this size."""
+def diffusers_blocks(model: Flux) -> list[Rule]:
+    """diffusers' names of what Flux and HunyuanVideo share: all but tokens and text."""
     block, embed = "transformer_blocks.{}", "time_text_embed"
     image = diffusers_names(block, "image", "norm1.linear", "ff")
     text = diffusers_names(block, "text", "norm1_context.linear", "ff_context")
     attn = f"{_SINGLE}.attn"
     single = f"{_PARALLEL}/attention"
     rules = [
-        *packed("x_embedder", "patch"),
-        *linear("context_embedder", "text"),
         *linear(f"{embed}.timestep_embedder.linear_1", "time/in"),
         *linear(f"{embed}.timestep_embedder.linear_2", "time/out"),
         *linear(f"{embed}.text_embedder.linear_1", "pooled/in"),
@@ -80,12 +78,37 @@ def diffusers_layout(model: Flux) -> Layout:
         *linear(f"{_SINGLE}.proj_mlp", f"{_PARALLEL}/mlp/in"),
         *_joined(f"{_SINGLE}.proj_out", _shares(model)),
         *linear("norm_out.linear", "final/modulation", twist=swap),
-        *packed("proj_out", "final/linear", read_out=True),
     ]
     if model.guidance:
         rules += linear(f"{embed}.guidance_embedder.linear_1", "guidance/in")
         rules += linear(f"{embed}.guidance_embedder.linear_2", "guidance/out")
-    return Layout("diffusers' FluxTransformer2DModel", tuple(rules))
+    return rules
+
+
+def diffusers_layout(model: Flux) -> Layout:
+    """diffusers' FluxTransformer2DModel of this size."""
+    rules = (
+        *packed("x_embedder", "patch"),
+        *linear("context_embedder", "text"),
+        *diffusers_blocks(model),
+        *packed("proj_out", "final/linear", read_out=True),
+    )
+    return Layout("diffusers' FluxTransformer2DModel", rules)
+
+
+def original_single(
+    model: Flux, modulation: str, scales: tuple[str, str]
+) -> tuple[Rule, ...]:
+    """The single-stream blocks in the layouts of Flux's and HunyuanVideo's authors."""
+    single, (dim, hidden) = "single_blocks.{}", _shares(model)
+    fused = {f"{_PARALLEL}/attention/qkv": 3 * dim, f"{_PARALLEL}/mlp/in": hidden}
+    query, key = (f"{single}.{name}" for name in scales)
+    return (
+        *linear(f"{single}.{modulation}", modulations(_PARALLEL)),
+        *linear(f"{single}.linear1", fused),
+        *norms((query, key), f"{_PARALLEL}/attention"),
+        *_joined(f"{single}.linear2", (dim, hidden)),
+    )
 
 
 def original_layout(model: Flux) -> Layout:
@@ -102,18 +125,13 @@ def original_layout(model: Flux) -> Layout:
             mlp=(f"{key}_mlp.0", f"{key}_mlp.2"),
         )
 
-    single, (dim, hidden) = "single_blocks.{}", _shares(model)
-    scales = f"{single}.norm.query_norm.scale", f"{single}.norm.key_norm.scale"
-    fused = {f"{_PARALLEL}/attention/qkv": 3 * dim, f"{_PARALLEL}/mlp/in": hidden}
+    scales = ("norm.query_norm.scale", "norm.key_norm.scale")
     rules = [
         *packed("img_in", "patch"),
         *linear("txt_in", "text"),
         *stream("double_blocks", "image", **names("img")),
         *stream("double_blocks", "text", **names("txt")),
-        *linear(f"{single}.modulation.lin", modulations(_PARALLEL)),
-        *linear(f"{single}.linear1", fused),
-        *norms(scales, f"{_PARALLEL}/attention"),
-        *_joined(f"{single}.linear2", (dim, hidden)),
+        *original_single(model, "modulation.lin", scales),
         *linear("final_layer.adaLN_modulation.1", "final/modulation"),
         *packed("final_layer.linear", "final/linear", read_out=True),
     ]
@@ -161,6 +179,10 @@ def save_flux(
     express.
     """
     require(model, Flux, mlp_ratio=4.0, patch=2, clock=Flux().clock)
+    if type(model) is not Flux:  # one that has more parameters
+        raise ValueError(
+            f"model is a {type(model).__name__}, but this layout holds a Flux"
+        )
     path = Path(path)
     if path.suffix == ".safetensors":
         write_tensors(path, pack(original_layout(model), model, params), dtype)

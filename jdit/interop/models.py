@@ -13,6 +13,7 @@ from jdit.interop.dimr import load_dimr, save_dimr
 from jdit.interop.files import DType, open_tensors, read_json
 from jdit.interop.flux import load_flux, save_flux
 from jdit.interop.hunyuan_dit import load_hunyuan_dit, save_hunyuan_dit
+from jdit.interop.hunyuan_video import load_hunyuan_video, save_hunyuan_video
 from jdit.interop.latte import load_latte, save_latte
 from jdit.interop.lavin_dit import load_lavin_dit, save_lavin_dit
 from jdit.interop.lightning_dit import load_lightning_dit, save_lightning_dit
@@ -40,6 +41,7 @@ from jdit.models import (
     FlagDiT,
     Flux,
     HunyuanDiT,
+    HunyuanVideo,
     Latte,
     LaVinDiT,
     LightningDiT,
@@ -95,6 +97,13 @@ FAMILIES = (  # a narrower kind before a wider one
         save_mmdit,
         ("SD3Transformer2DModel",),
         ("joint_blocks.0.x_block.attn.qkv.weight",),
+    ),
+    Family(
+        HunyuanVideo,
+        load_hunyuan_video,
+        save_hunyuan_video,
+        ("HunyuanVideoTransformer3DModel",),
+        ("double_blocks.0.img_attn_qkv.weight",),
     ),
     Family(
         Flux,

@@ -9,6 +9,7 @@ from jdit.models.dimr import DiMR, dimr
 from jdit.models.dit import DiT, dit, sit
 from jdit.models.flux import Flux, flux_dev, flux_schnell
 from jdit.models.hunyuan_dit import HunyuanDiT, hunyuan_dit
+from jdit.models.hunyuan_video import HunyuanVideo, hunyuan_video
 from jdit.models.latte import Latte, latte, latte_text
 from jdit.models.lavin_dit import LaVinDiT, lavin_dit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
@@ -37,6 +38,7 @@ __all__ = [
     "FlagDiT",
     "Flux",
     "HunyuanDiT",
+    "HunyuanVideo",
     "LaVinDiT",
     "LTXVideo",
     "Latte",
@@ -62,6 +64,7 @@ __all__ = [
     "flux_schnell",
     "from_class_conditional",
     "hunyuan_dit",
+    "hunyuan_video",
     "latte",
     "latte_text",
     "lavin_dit",

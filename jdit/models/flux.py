@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import jax
@@ -73,12 +74,20 @@ class Flux(Backbone):
                 "must be at least 1"
             )
         if self.conditioning.pooled is None:
-            raise ValueError("conditioning.pooled is None, but Flux reads pooled text")
+            raise ValueError(
+                f"conditioning.pooled is None, but {type(self).__name__} reads pooled "
+                "text"
+            )
         _ = self.tokens  # checks grid and patch
 
     @property
     def tokens(self) -> Patches:
         return Patches(self.grid, self.patch)
+
+    @property
+    def features(self) -> int:
+        """Values a token holds."""
+        return prod(self.tokens.size) * self.channels
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -90,10 +99,15 @@ class Flux(Backbone):
 
     def init(self, key: Key) -> Params:
         """Parameters: DiT's initialisation, since the authors publish none."""
-        keys = jax.random.split(key, 6)
-        features = self.patch ** len(self.grid) * self.channels
+        leaves = self._leaves()
+        keys = jax.random.split(key, max(6, 1 + len(leaves)))
+        params = init_ends(keys, leaves, self.dim, self.features)
+        return params | self.init_stages(keys[-1])
+
+    def _leaves(self) -> dict[str, Any]:
+        """What makes the streams and the vector: (module, an input) by name."""
         leaves: dict[str, Any] = {
-            "patch": (Linear(self.dim), jnp.zeros((1, features))),
+            "patch": (Linear(self.dim), jnp.zeros((1, self.features))),
             "text": (Linear(self.dim), jnp.zeros((1, self.conditioning.features))),
             "time": (TimeEmbedding(self.dim), jnp.zeros(1)),
             "pooled": (
@@ -103,8 +117,7 @@ class Flux(Backbone):
         }
         if self.guidance:
             leaves["guidance"] = TimeEmbedding(self.dim), jnp.zeros(1)
-        params = init_ends(keys, leaves, self.dim, features)
-        return params | self.init_stages(keys[5])
+        return leaves
 
     def embed(
         self,
@@ -120,17 +133,22 @@ class Flux(Backbone):
         image = call(Linear(self.dim), params["patch"], image)
         text = conditions["text"].astype(dtype)
         text = call(Linear(self.dim), params["text"], text)
+        vector = self._vector(params, time, conditions).astype(dtype)
+        rotary = self.geometry(text.shape[1], self.tokens.coordinates())
+        context = Context(vector, rotary=rotary, mask=conditions.get("mask"))
+        return {"image": image, "text": text}, context
+
+    def _vector(
+        self, params: Params, time: Float[Array, " b"], conditions: Conditions
+    ) -> Float[Array, "b d"]:
+        """Time, guidance and pooled text, embedded and added; float32."""
         value = self.clock(jnp.asarray(time, jnp.float32))
         vector = call(TimeEmbedding(self.dim), params["time"], value)
         if self.guidance:
             scale = 1000 * self._guidance(conditions, len(vector))
             vector = vector + call(TimeEmbedding(self.dim), params["guidance"], scale)
         pooled = conditions["pooled"].astype(jnp.float32)
-        vector = vector + call(VectorEmbedding(self.dim), params["pooled"], pooled)
-        rotary = self.geometry(text.shape[1], self.tokens.coordinates())
-        mask = conditions.get("mask")
-        context = Context(vector.astype(dtype), rotary=rotary, mask=mask)
-        return {"image": image, "text": text}, context
+        return vector + call(VectorEmbedding(self.dim), params["pooled"], pooled)
 
     def _guidance(self, conditions: Conditions, count: int) -> Float[Array, " b"]:
         scale = jnp.asarray(conditions.get("guidance", ()), jnp.float32)
@@ -160,9 +178,8 @@ class Flux(Backbone):
         self, params: Params, stream: Stream, context: Context
     ) -> Float[Array, "b *g e"]:
         """Image tokens: modulated norm, linear layer, and back to their places."""
-        features = self.patch ** len(self.grid) * self.channels
         image = stream[:, -self.tokens.count :]
-        x = final_layer(params["final"], image, context.vector, features)
+        x = final_layer(params["final"], image, context.vector, self.features)
         return self.tokens.unpatchify(x)
 
 
