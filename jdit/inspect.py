@@ -40,9 +40,11 @@ def told(model: Any, batch: int) -> dict[str, Any]:
     shape, part = jax.ShapeDtypeStruct, model.conditioning
     if part is None:
         return {}
-    if not hasattr(part, "features"):
+    if not hasattr(part, "features") and not hasattr(part, "pooled"):
         return {"label": shape((batch,), jnp.int32)}
-    conditions = {"text": shape((batch, TEXT_TOKENS, part.features), jnp.float32)}
+    conditions = {}
+    if hasattr(part, "features"):
+        conditions["text"] = shape((batch, TEXT_TOKENS, part.features), jnp.float32)
     if getattr(part, "pooled", None):
         conditions["pooled"] = shape((batch, part.pooled), jnp.float32)
     if getattr(model, "guidance", False):

@@ -2,6 +2,7 @@
 """How time and labels enter, and how they are dropped for guidance."""
 
 from jdit.conditioning.label import Labels
+from jdit.conditioning.pooled import PooledText
 from jdit.conditioning.text import Text
 from jdit.conditioning.time import (
     Clock,
@@ -17,6 +18,7 @@ __all__ = [
     "Labels",
     "LinearClock",
     "LogSigmaClock",
+    "PooledText",
     "Sinusoids",
     "Text",
     "TimeEmbedding",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,16 +19,17 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Captioned:
-    """A captioned data set whose examples are told by text: "text" and "mask".
+    """A captioned data set whose examples are told by encoded text.
 
     The captions are encoded when the set is opened, so that a training step reads
-    arrays: "text" `m e`, the last hidden states of the encoder, zeros where "mask" `m`
-    is false. An epoch has each example once for every template.
+    arrays: "text" `m e`, the tokens of the encoder, zeros where "mask" `m` is false,
+    and "pooled" `e`. An epoch has each example once for every template.
 
     data: a data set whose examples have a "caption", all of them to be read now.
     encoder: a folder of a text encoder and its tokeniser, as transformers writes it.
     length: every caption is cut or padded to so many tokens.
     templates: what is said of an example, with {} for its caption.
+    gives: which of "text", "mask" and "pooled" an example has.
 
     Raises FileNotFoundError without such a folder, ValueError for values that are not
     accepted and for a set without captions.
@@ -37,6 +39,7 @@ class Captioned:
     encoder: str
     length: int = 24
     templates: tuple[str, ...] = ("{}",)
+    gives: tuple[str, ...] = ("text", "mask")
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -58,10 +61,10 @@ class Captioned:
     def source(self) -> "CaptionedSource":
         return CaptionedSource(self)
 
-    def conditions(self, numbers: NDArray[np.integer]) -> Record:
+    def conditions(self, numbers: NDArray[np.int64]) -> Record:
         """What a model is told to draw these examples, as arrays."""
-        record = self.source().gather(np.asarray(numbers))
-        return {name: record[name] for name in ("text", "mask")}
+        record = self.source().gather(np.asarray(numbers, np.int64))
+        return {name: record[name] for name in self.gives}
 
 
 class CaptionedSource:
@@ -77,43 +80,53 @@ class CaptionedSource:
             for caption in everything["caption"]
             for template in data.templates
         )
-        self.text, self.mask = encode(data.encoder, self.captions, data.length)
+        told = encode(data.encoder, self.captions, data.length)
+        missing = [name for name in data.gives if told.get(name) is None]
+        if missing:
+            raise ValueError(f"gives is {data.gives}, but there is no {missing[0]!r}")
+        self.told = {name: told[name] for name in data.gives}
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, index: int) -> Record:
-        record = self.inner[index // self.count]
-        text, mask = self.text[index], self.mask[index]
-        return self._told(record, self.captions[index], text, mask)
+        x_0 = self.inner[index // self.count]["x_0"]
+        return {"x_0": x_0, "caption": self.captions[index], **self._at(index)}
 
-    def gather(self, indices: NDArray[np.integer]) -> Record:
-        record = read(self.inner, indices // self.count)
+    def gather(self, indices: NDArray[np.int64]) -> Record:
+        x_0 = read(self.inner, indices // self.count)["x_0"]
         captions = np.array([self.captions[i] for i in indices])
-        return self._told(record, captions, self.text[indices], self.mask[indices])
+        return {"x_0": x_0, "caption": captions, **self._at(indices)}
 
-    def _told(self, record: Record, caption: Any, text: Any, mask: Any) -> Record:
-        told = {"x_0": record["x_0"], "caption": caption}
-        return told | {"text": text, "mask": mask}
+    def _at(self, index: Any) -> Record:
+        return {name: column[index] for name, column in self.told.items()}
 
     def __repr__(self) -> str:
-        told = checksum(self.captions), checksum(self.text), checksum(self.mask)
-        return f"Captioned({self.inner!r}, {self.count} templates, {told})"
+        # of the texts, not of their encoding, whose last bits differ between machines
+        told = f"{len(self.captions)} captions #{checksum(self.captions):08x}"
+        return f"Captioned({self.inner!r}, {told}, {', '.join(self.told)})"
 
 
 @functools.lru_cache(maxsize=2)
 def encode(
     folder: str | Path, captions: tuple[str, ...], length: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Condition tokens `n m e` of captions, and which are real, `n m`."""
+) -> dict[str, NDArray[Any]]:
+    """What an encoder makes of captions: "text" `n m e`, "mask" `n m`, "pooled" `n e`.
+
+    "pooled" is left out where the encoder has none.
+    """
     from jdit.encoders import load_encoder, load_tokenizer  # 1 s to import
 
     encoder, params = load_encoder(folder)
     ids, mask = load_tokenizer(folder, length=length)(list(captions))
-    run = jax.jit(lambda p, i, m: encoder.apply(p, i, m).tokens * m[..., None])
+    run = jax.jit(encoder.apply)
     fill = -len(ids) % _BATCH
-    parts = []
+    tokens, pooled = [], []
     for start in range(0, len(ids) + fill, _BATCH):
         at = np.arange(start, start + _BATCH) % len(ids)
-        parts.append(np.asarray(run(params, ids[at], mask[at]), np.float32))
-    return np.concatenate(parts)[: len(ids)], mask
+        found = run(params, jnp.asarray(ids[at]), jnp.asarray(mask[at]))
+        tokens.append(np.asarray(found.tokens) * mask[at][..., None])
+        if found.pooled is not None:
+            pooled.append(np.asarray(found.pooled))
+    told = {"text": np.concatenate(tokens)[: len(ids)], "mask": mask}
+    return told | ({"pooled": np.concatenate(pooled)[: len(ids)]} if pooled else {})

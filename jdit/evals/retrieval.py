@@ -60,9 +60,10 @@ class Retrieval:
     ) -> dict[str, float]:
         images, numbers = [], []
 
-        def kept(seed: int, asked: Int[np.ndarray, " b"]) -> Any:
-            numbers.append(asked)
-            images.append(np.clip(np.asarray(draw(seed, asked), np.float32), -1, 1))
+        def kept(seed: int, labels: Int[np.ndarray, " b"]) -> Any:
+            numbers.append(labels)
+            x = np.asarray(draw(seed, labels), np.float32)
+            images.append(np.clip(x, -1, 1))
             return images[-1]
 
         scores = self.inner(kept, folder)

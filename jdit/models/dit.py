@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jdit.blocks import AdaLNZero, final_layer
 from jdit.conditioning import Labels, LinearClock, Sinusoids, TimeEmbedding
+from jdit.conditioning.pooled import PooledText
 from jdit.conditioning.time import Clock
 from jdit.linear import Linear, call, xavier, zeros
 from jdit.models.backbone import Backbone
@@ -33,7 +34,8 @@ class DiT(Backbone):
     channels: of the data. out_channels: None means `channels`; DiT's learned variance
         needs `2 * channels`.
     patch, dim, depth, heads, mlp_ratio: as in the paper.
-    conditioning: `Labels(classes)`, or None for an unconditional model.
+    conditioning: `Labels(classes)`, `PooledText(width)`, or None for an unconditional
+        model.
     clock: the number a time becomes (see `LinearClock`). basis: the features of that
         number which the time embedding reads.
     eps: what the norms before attention and MLP add to the variance.
@@ -54,7 +56,9 @@ class DiT(Backbone):
     heads: int = 6
     mlp_ratio: float = 4.0
     qk_norm: bool = False
-    conditioning: Labels | None = field(default_factory=lambda: Labels(1000))
+    conditioning: Labels | PooledText | None = field(
+        default_factory=lambda: Labels(1000)
+    )
     clock: Clock = LinearClock()
     basis: Sinusoids = Sinusoids()
     eps: tuple[float, float] = (1e-6, 1e-6)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from jdit.conditioning import PooledText
 from jdit.encoders import load_encoder, load_tokenizer
 from jdit.guidance import CFG
 from jdit.interop.schedulers import Scheduler
@@ -45,15 +46,15 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Captions:
-    """One encoder's tokens, as `jdit.data.captions` gives them; zeros for no text.
+    """A sentence embedding, "pooled", as `jdit.data.Captioned` gives it.
 
-    A model that was trained with zeros for a dropped caption is so told an empty
-    negative prompt; one with words is encoded.
+    Zeros for no text: so was a model trained to take a dropped caption, and so it is
+    told an empty negative prompt. One with words is encoded.
     """
 
     tower: TextTower
 
-    negatives = ("text", "mask")
+    negatives = ("pooled",)
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         ids, mask = self.tower.tokenize(texts)
@@ -64,27 +65,26 @@ class Captions:
         }
 
     def conditions(self, params: Params, tokens: Tokens) -> Conditions:
-        mask = jnp.asarray(tokens["mask"])
-        text = self.tower.encoder.apply(params["text"], tokens["ids"], mask).tokens
-        told = mask & jnp.asarray(tokens["some"])[:, None]
-        return {"text": text * told[..., None], "mask": mask}
+        ids, mask = jnp.asarray(tokens["ids"]), jnp.asarray(tokens["mask"])
+        pooled = self.tower.encoder.apply(params["text"], ids, mask).pooled
+        return {"pooled": pooled * jnp.asarray(tokens["some"])[:, None]}
 
 
 def captioned(
     name: str | Path, encoder: str | Path | None, *, length: int = 24
 ) -> Pipeline:
-    """A pipeline of a model that `jdit train` made, and of its text encoder.
+    """A pipeline of a pixel model that `jdit train` made, and of its text encoder.
 
     name: as `jdit.load` takes it, such as "glyph-captions".
     encoder: the folder of the text encoder it was trained with, in transformers'
         layout. length: the tokens a prompt is cut to.
 
-    Raises ValueError for a model that is not told by text, and for no encoder or one
-    of another width; FileNotFoundError for what is not there.
+    Raises ValueError for a model that is not told by a `PooledText`, and for no encoder
+    or one of another width; FileNotFoundError for what is not there.
     """
     found = load(name)
-    width = getattr(found.model.conditioning, "features", None)
-    if width is None or found.process is None or found.sampling is None:
+    conditioning, sampling = found.model.conditioning, found.sampling
+    if not isinstance(conditioning, PooledText) or sampling is None:
         raise ValueError(f"{name} was not trained on captions: give it no prompt")
     if encoder is None:
         raise ValueError(
@@ -92,11 +92,11 @@ def captioned(
             f"model: {MAKE}"
         )
     text, params = load_encoder(encoder)
-    if text.features != width:
+    if text.features != conditioning.pooled:
         raise ValueError(
-            f"encoder has tokens of {text.features} values, but {name} reads {width}"
+            f"encoder gives {text.features} values, but {name} was trained on "
+            f"{conditioning.pooled}"
         )
-    sampling = found.sampling
     scheduler = Scheduler(found.process, sampling.solver, sampling.grid)
 
     def tokenize(texts: Sequence[str]) -> tuple[Any, Any]:

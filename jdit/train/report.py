@@ -63,7 +63,7 @@ def report(
     folder, console = Path(folder), console or Console()
     params = trained(recipe, folder) if params is None else params
     sampling, model = recipe.sampling, recipe.model
-    asked = getattr(recipe.evaluation, "dataset", recipe.data)
+    asked: Any = getattr(recipe.evaluation, "dataset", recipe.data)
     told = getattr(asked, "conditions", by_label)
     if told is by_label:
         classes = getattr(model.conditioning, "classes", 1)

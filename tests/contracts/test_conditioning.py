@@ -10,12 +10,19 @@ from jdit.conditioning import (
     Labels,
     LinearClock,
     LogSigmaClock,
+    PooledText,
     Text,
     TimeEmbedding,
     frequencies,
 )
 
-DROPPING = {"labels": (Labels(7, 0.3), {"label": jnp.arange(2000) % 7})}
+DROPPING = {
+    "labels": (Labels(7, 0.3), {"label": jnp.arange(2000) % 7}),
+    "pooled text": (
+        PooledText(6, 0.3),
+        {"pooled": jax.random.normal(jax.random.key(9), (2000, 6))},
+    ),
+}
 each = pytest.mark.parametrize("part, given", DROPPING.values(), ids=DROPPING.keys())
 
 
@@ -48,6 +55,17 @@ def test_other_conditions_are_left_alone(part, given):
 def test_dropping_is_a_function_of_the_key(part, given):
     one, two = (part.drop(jax.random.key(3), given) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_a_negative_embedding_takes_the_place_of_no_text():
+    part = PooledText(3)
+    given = {"pooled": jnp.ones((2, 3)), "negative": {"pooled": jnp.full((2, 3), 2.0)}}
+    np.testing.assert_array_equal(part.null(given)["pooled"], 2)
+    with pytest.raises(ValueError, match=r"\['negative'\]\['pooled'\] has shape"):
+        part.null({**given, "negative": {"pooled": jnp.ones((1, 3))}})
+    for wrong in ({}, {"pooled": jnp.ones((2, 4))}, {"pooled": jnp.ones(3)}):
+        with pytest.raises(ValueError, match=r"array \(batch, 3\)"):
+            part.null(wrong)
 
 
 def test_without_dropout_there_is_no_null_class():

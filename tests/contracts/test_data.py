@@ -68,7 +68,8 @@ def _glyphs(folder: Path) -> Glyphs:
 
 def _encoded(folder: Path) -> Captioned:
     text = str(text_encoder(folder / "encoder"))
-    return Captioned(_captioned(folder), text, length=6, templates=("{}", "a {}"))
+    gives = ("text", "mask", "pooled")
+    return Captioned(_captioned(folder), text, 6, ("{}", "a {}"), gives)
 
 
 DATASETS: dict[str, Callable[[Path], Dataset]] = {
@@ -120,7 +121,7 @@ def test_batches_are_float_in_range_and_hold_no_strings(dataset):
         assert batch["x_0"].dtype == np.float32
         assert batch["x_0"].shape[1:] == dataset.sample_shape
         assert np.abs(batch["x_0"]).max() <= 1
-        assert batch.keys() <= {"x_0", "label", "text", "mask"}
+        assert batch.keys() <= {"x_0", "label", "text", "mask", "pooled"}
         if dataset.classes is not None:
             assert batch["label"].dtype == np.int32
             assert 0 <= batch["label"].min() <= batch["label"].max()

@@ -30,7 +30,8 @@ def encoder(tmp_path_factory):
 
 
 def test_an_example_is_told_by_each_template(encoder):
-    data = Captioned(Greys(), encoder, length=4, templates=("{}", "a {}"))
+    given = dict(templates=("{}", "a {}"), gives=("text", "mask", "pooled"))
+    data = Captioned(Greys(), encoder, length=4, **given)
     source = data.source()
     assert len(source) == 6
     assert [source[i]["caption"] for i in (0, 1, 5)] == [
@@ -43,10 +44,14 @@ def test_an_example_is_told_by_each_template(encoder):
         np.asarray(text.apply(params, jnp.asarray(ids), mask).tokens) * mask[..., None]
     )
     np.testing.assert_allclose(source[5]["text"], expected[0], atol=1e-6)
+    mean = expected[0, :3].mean(0)
+    unit = mean / np.linalg.norm(mean)
+    np.testing.assert_allclose(source[5]["pooled"], unit, atol=1e-6)
     assert source[5]["mask"].tolist() == [True, True, True, False]
     batch = next(pipeline(data, batch=5, seed=0))
     assert batch["text"].shape == (5, 4, 8) and batch["mask"].dtype == bool
     told = data.conditions(np.array([5, 0]))
+    assert told.keys() == {"text", "mask", "pooled"}
     np.testing.assert_array_equal(told["text"][0], source[5]["text"])
 
 
@@ -56,7 +61,9 @@ def test_what_does_not_fit_is_said(encoder, tmp_path):
     for templates in ((), ("emoji",)):
         with pytest.raises(ValueError, match="templates is"):
             Captioned(Greys(), encoder, templates=templates)
+    with pytest.raises(ValueError, match="there is no 'audio'"):
+        Captioned(Greys(), encoder, 4, gives=("audio",)).source()
     with pytest.raises(FileNotFoundError, match="config.json"):
         Captioned(Greys(), str(tmp_path)).source()
     with pytest.raises(ValueError, match="has no captions"):
-        Captioned(Bare(), encoder).source()
+        Captioned(Bare(), encoder, length=4).source()
