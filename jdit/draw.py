@@ -222,7 +222,9 @@ def draw(name: str, options: Sample) -> Path:
     if options.prompt:
         return _draw_prompts(str(options.folder or name), options)
     loaded: Pretrained = load(options.folder or name)
-    classes = loaded.model.conditioning.classes
+    classes = getattr(loaded.model.conditioning, "classes", None)
+    if classes is None:
+        raise ValueError(f"{name} is not told by labels: give --prompt texts to draw")
     labels = numbers(options.labels, classes, loaded.classes)
     labels = np.repeat(labels, options.count)
     sampling = changed(loaded.sampling or Sampling(), options)

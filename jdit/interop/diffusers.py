@@ -134,7 +134,7 @@ def to_diffusers(
     count = dict(basis=Sinusoids(256, shift=1.0), clock=DIT_CLOCK, mlp_ratio=4.0)
     eps = (1e-6, model.eps[1]) if isinstance(model, DiT) else None
     require(model, LAYOUT.name, **count, eps=eps)
-    if not model.conditioning or not model.conditioning.dropout:
+    if not isinstance(model.conditioning, Labels) or not model.conditioning.dropout:
         raise ValueError(
             f"model.conditioning is {model.conditioning}, but {LAYOUT.name} always "
             "has a null class"
