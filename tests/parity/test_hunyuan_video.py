@@ -144,10 +144,13 @@ def test_folders_and_files_return_bitwise(tmp_path, guidance):
     whole = {f"model.diffusion_model.{key}": x for key, x in state.items()}
     whole["vae.decoder.conv_in.conv.bias"] = np.zeros(4, np.float32)
     save_file(whole, path)
+    tensors = {key: torch.from_numpy(x) for key, x in state.items()}
+    torch.save({"module": tensors}, tmp_path / "published.pt")
     config = dict(heads=model.heads, geometry=model.geometry)
-    other, loaded = load_hunyuan_video(path, **config)
-    assert other == model
-    assert jax.tree.all(jax.tree.map(np.array_equal, params, loaded))
+    for file in (path, tmp_path / "published.pt"):
+        other, loaded = load_hunyuan_video(file, **config)
+        assert other == model
+        assert jax.tree.all(jax.tree.map(np.array_equal, params, loaded))
 
 
 def test_published_size():
