@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdit.blocks.pixart import Compression
-from jdit.conditioning import Labels, Text
+from jdit.conditioning import Labels, LinearClock, Text
 from jdit.conditioning.frames import KnownFrames
 from jdit.models import VDT, Backbone, DiCo, DiMR, DiT, MMDiT, UViT
 from jdit.models.cogvideox import CogVideoX, Resized
 from jdit.models.ddt import DDT, DiTDH, Tower
 from jdit.models.dimr import Level
+from jdit.models.fit import FIT
 from jdit.models.flux import Flux
 from jdit.models.hunyuan_dit import HunyuanDiT, TwoTexts
 from jdit.models.hunyuan_video import HunyuanVideo
@@ -161,6 +162,24 @@ ALBUM = {
         {"label": jnp.array([0, 4])},
         starts_at_zero=False,
         idle=LOW_HEAD,
+    ),
+    "fit": Member(
+        FIT(
+            (8, 12),
+            2,
+            2,
+            groups=(2, 3),
+            latents=2,
+            layers=((1, 2), (1, 0)),
+            dim=16,
+            heads=2,
+            latent_dim=24,
+            latent_heads=4,
+            clock=LinearClock(-1000.0, 1000.0),
+            **FIVE,
+        ),
+        {"label": jnp.array([0, 4]), "latents": draw(BATCH, 12, 24)},
+        starts_at_zero=False,
     ),
     "flux": Member(
         Flux(

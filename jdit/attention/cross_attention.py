@@ -12,13 +12,15 @@ from jdit.typing import Array, Bool, Float
 class CrossAttention(nn.Module):
     """Multi-head attention of `b n d` to `b m e`, with an output projection.
 
-    Parameters `q` (`d d`), `kv` (`e 2d`: keys, then values) and `out` (`d d`). An
+    Parameters `q` (`d w`), `kv` (`e 2w`: keys, then values) and `out` (`w d`). An
     image whose condition is all masked gets the output's bias alone.
 
     heads: number of heads; the width must be a multiple.
+    width: w, of queries, keys and values; None takes d.
     """
 
     heads: int
+    width: int | None = None
 
     @nn.compact
     def __call__(
@@ -28,7 +30,8 @@ class CrossAttention(nn.Module):
         mask: Bool[Array, "b m"] | None = None,
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
-        q = Linear(dim, name="q")(x)
-        k, v = jnp.split(Linear(2 * dim, name="kv")(text.astype(x.dtype)), 2, -1)
+        width = self.width or dim
+        q = Linear(width, name="q")(x)
+        k, v = jnp.split(Linear(2 * width, name="kv")(text.astype(x.dtype)), 2, -1)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         return Linear(dim, name="out")(attend(q, k, v, mask=mask))

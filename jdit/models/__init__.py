@@ -7,6 +7,7 @@ from jdit.models.ddt import DDT, DiTDH, Tower, ddt, dit_dh
 from jdit.models.dico import DiCo, dico
 from jdit.models.dimr import DiMR, dimr
 from jdit.models.dit import DiT, dit, sit
+from jdit.models.fit import FIT, fit
 from jdit.models.flux import Flux, flux_dev, flux_schnell
 from jdit.models.hunyuan_dit import HunyuanDiT, hunyuan_dit
 from jdit.models.hunyuan_video import HunyuanVideo, hunyuan_video
@@ -35,6 +36,7 @@ __all__ = [
     "DiMR",
     "DiT",
     "DiTDH",
+    "FIT",
     "FlagDiT",
     "Flux",
     "HunyuanDiT",
@@ -59,6 +61,7 @@ __all__ = [
     "dimr",
     "dit",
     "dit_dh",
+    "fit",
     "flag_dit",
     "flux_dev",
     "flux_schnell",

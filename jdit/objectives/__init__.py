@@ -4,6 +4,7 @@
 from jdit.objectives.base import Network, Objective, loss
 from jdit.objectives.denoising import Denoising, DenoisingVLB, squared_error
 from jdit.objectives.pyramid import Pyramid
+from jdit.objectives.self_conditioned import SelfConditioned
 from jdit.objectives.sum import Sum, Term
 from jdit.objectives.times import (
     CosMap,
@@ -38,6 +39,7 @@ __all__ = [
     "Network",
     "Objective",
     "Pyramid",
+    "SelfConditioned",
     "Shifted",
     "SoftMinSNR",
     "Sum",
