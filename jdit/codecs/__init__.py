@@ -5,6 +5,7 @@ from jdit.codecs.base import Codec, Posterior
 from jdit.codecs.cogvideox import AutoencoderKLCogVideoX, cogvideox_vae
 from jdit.codecs.diffusers import load_codec, save_codec
 from jdit.codecs.frames import Frames
+from jdit.codecs.hunyuan_video import AutoencoderKLHunyuanVideo, hunyuan_video_vae
 from jdit.codecs.kl import (
     AutoencoderKL,
     flux_vae,
@@ -14,6 +15,7 @@ from jdit.codecs.kl import (
     va_vae,
 )
 from jdit.codecs.ldm import load_ldm
+from jdit.codecs.ltx import AutoencoderKLLTXVideo, ltx_vae
 from jdit.codecs.tiled import Tiled
 from jdit.codecs.tiny import AutoencoderTiny, taesd
 from jdit.codecs.video import Stills, VideoCodec
@@ -28,6 +30,8 @@ from jdit.codecs.wan import (
 __all__ = [
     "AutoencoderKL",
     "AutoencoderKLCogVideoX",
+    "AutoencoderKLHunyuanVideo",
+    "AutoencoderKLLTXVideo",
     "AutoencoderKLQwenImage",
     "AutoencoderKLWan",
     "AutoencoderTiny",
@@ -39,8 +43,10 @@ __all__ = [
     "VideoCodec",
     "cogvideox_vae",
     "flux_vae",
+    "hunyuan_video_vae",
     "load_codec",
     "load_ldm",
+    "ltx_vae",
     "qwen_image_vae",
     "save_codec",
     "sd3_vae",

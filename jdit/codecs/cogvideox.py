@@ -13,10 +13,9 @@ from jdit.codecs.base import Posterior, check_statistics
 from jdit.codecs.layers import GroupNorm, double
 from jdit.codecs.video import Grid, VideoCodec, check_video, check_video_latents
 from jdit.codecs.video_layers import (
-    Conv3d,
+    HeldConv,
     each_frame,
     first_and_rest,
-    first_repeated,
     over_frames,
 )
 from jdit.conv import Conv, uniform
@@ -84,17 +83,6 @@ def enlarge(
     return repeat(z, "b t h w d -> b t (h p) (w q) d", p=p, q=q)
 
 
-class Causal(nn.Module):
-    """A causal convolution that takes the first frame for all frames before it."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b t h w d"]) -> Float[Array, "b t h w e"]:
-        conv = Conv3d(self.features, padding=((0, 0), (1, 1), (1, 1)), name="conv")
-        return conv(first_repeated(x, 2))
-
-
 class Residual(nn.Module):
     """Norm, SiLU, convolution, twice, added to the input or its projection.
 
@@ -116,8 +104,8 @@ class Residual(nn.Module):
                 return ChunkNorm(self.groups, name=name)(y, chunks)
             return SpatialNorm(self.groups, name=name)(y, z, chunks)
 
-        y = Causal(self.features, name="conv_1")(nn.silu(norm(x, "norm_1")))
-        y = Causal(self.features, name="conv_2")(nn.silu(norm(y, "norm_2")))
+        y = HeldConv(self.features, name="conv_1")(nn.silu(norm(x, "norm_1")))
+        y = HeldConv(self.features, name="conv_2")(nn.silu(norm(y, "norm_2")))
         if x.shape[-1] != self.features:
             x = Linear(self.features, kernel_init=uniform, name="skip")(x)
         return x + y
@@ -153,7 +141,7 @@ class Encoder(nn.Module):
         own, frames = self.codec, x.shape[1]
         rest = max(frames // 8, 1) - 1
         chunks = Chunks(frames - 8 * rest, rest)
-        x = Causal(own.widths[0], name="in")(x)
+        x = HeldConv(own.widths[0], name="in")(x)
         for i, width in enumerate(own.widths):
             level = Level(width, own.blocks, own.groups, name=f"level_{i}")
             x = level(x, None, chunks)
@@ -168,7 +156,7 @@ class Encoder(nn.Module):
             x = each_frame(conv, x)
         x = Level(own.widths[-1], 2, own.groups, name="middle")(x, None, chunks)
         x = nn.silu(ChunkNorm(own.groups, name="norm")(x, chunks))
-        return Causal(2 * own.latent_channels, name="out")(x)
+        return HeldConv(2 * own.latent_channels, name="out")(x)
 
 
 class Decoder(nn.Module):
@@ -181,7 +169,7 @@ class Decoder(nn.Module):
         own, frames, last = self.codec, z.shape[1], len(self.codec.widths) - 1
         odd, rest = frames % 2, max(frames // 2, 1) - 1
         chunks = Chunks(frames - 2 * rest, rest)
-        x = Causal(own.widths[-1], name="in")(z)
+        x = HeldConv(own.widths[-1], name="in")(z)
         x = Level(own.widths[-1], 2, own.groups, name="middle")(x, z, chunks)
         for i, width in reversed(tuple(enumerate(own.widths))):
             level = Level(width, own.blocks + 1, own.groups, name=f"level_{i}")
@@ -191,10 +179,9 @@ class Decoder(nn.Module):
             if last - i < own.halvings:
                 x = first_and_rest(x[:, :odd], jnp.repeat(x[:, odd:], 2, 1))
                 chunks = Chunks(2 * chunks.first - odd, rest)
-            conv = Conv(width, name=f"grow_{i}")
-            x = each_frame(lambda frame, conv=conv: conv(double(frame)), x)
+            x = each_frame(Conv(width, name=f"grow_{i}"), each_frame(double, x))
         x = nn.silu(SpatialNorm(own.groups, name="norm")(x, z, chunks))
-        return Causal(own.channels, name="out")(x)
+        return HeldConv(own.channels, name="out")(x)
 
 
 @dataclass(frozen=True)

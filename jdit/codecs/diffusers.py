@@ -84,7 +84,7 @@ def load_codec(folder: str | Path) -> tuple[AnyCodec, Params]:
         raise ValueError(f"{path} is of a {name}, but accepted is {_ACCEPTED}")
     source = open_weights(folder)
     if name in FOLDERS:
-        video = FOLDERS[name].open(folder)
+        video = FOLDERS[name].open(folder, source)
         return video, unpack(FOLDERS[name].layout(video), video, source)
     if name == "AutoencoderTiny":
         tiny = _read_tiny(path, config)

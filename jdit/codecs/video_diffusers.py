@@ -2,14 +2,22 @@
 """Folders of diffusers' autoencoders of videos, in both directions."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jdit.codecs.cogvideox import AutoencoderKLCogVideoX
-from jdit.codecs.video_layouts import cogvideox_layout, wan_layout
+from jdit.codecs.hunyuan_video import AutoencoderKLHunyuanVideo
+from jdit.codecs.ltx import AutoencoderKLLTXVideo
+from jdit.codecs.video_layouts import (
+    cogvideox_layout,
+    hunyuan_video_layout,
+    ltx_layout,
+    wan_layout,
+)
 from jdit.codecs.wan import AutoencoderKLQwenImage, AutoencoderKLWan
 from jdit.interop.config import NATURAL, Config
+from jdit.interop.files import Source
 from jdit.interop.layout import Layout
 
 Fields = dict[str, Any]
@@ -23,7 +31,8 @@ class Folder:
     may say. names: our field for each of theirs that means the same.
     read, write: the other fields, of ours from theirs and of theirs from the codec;
         `read` raises ValueError, which begins with the path, for what is not supported.
-    layout: the tensors of a codec.
+    layout: the tensors of a codec. stored: those that are fields of the codec, where
+        they differ from the values here, which stand for None.
     """
 
     codec: type
@@ -32,12 +41,19 @@ class Folder:
     layout: Callable[[Any], Layout]
     read: Callable[[Path, Fields], Fields] = lambda path, given: {}
     write: Callable[[Any], Fields] = lambda codec: {}
+    stored: Mapping[str, float] = field(default_factory=dict)
 
-    def open(self, folder: Path) -> Any:
-        """The codec of a folder with a config.json."""
+    def open(self, folder: Path, source: Source) -> Any:
+        """The codec of a folder with a config.json and these weights."""
         given = self.config.read(folder)
         fields = {ours: given[theirs] for theirs, ours in self.names.items()}
         fields |= self.read(folder / "config.json", given)
+        tensors = {}
+        for name in self.stored:
+            source.shape(name, 1)
+            tensors[name] = source.read(name).astype("float32").tolist()
+        if any(set(tensors[name]) != {x} for name, x in self.stored.items()):
+            fields |= tensors
         return self.codec(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         )
@@ -82,13 +98,13 @@ def _read_wan(path: Path, given: Fields) -> Fields:
             f"patch_size squared, {patch**2}"
         )
     halved = given["temperal_downsample"]
-    for field, factor in (
+    for name, factor in (
         ("scale_factor_temporal", 2 ** sum(halved)),
         ("scale_factor_spatial", patch * 2 ** len(halved)),
     ):
-        if given[field] not in (factor, None):
+        if given[name] not in (factor, None):
             raise ValueError(
-                f"{path} has {field} {given[field]!r}, but a codec of these levels "
+                f"{path} has {name} {given[name]!r}, but a codec of these levels "
                 f"has {factor}"
             )
     return {"patch": patch, "channels": given["in_channels"] // patch**2}
@@ -147,10 +163,10 @@ QWEN_IMAGE = Folder(
 
 def _alike(path: Path, given: Fields, kinds: Mapping[str, str], count: int) -> None:
     """ValueError unless each of these fields is one kind of block, `count` times."""
-    for field, kind in kinds.items():
-        if list(given[field]) != [kind] * count:
+    for name, kind in kinds.items():
+        if list(given[name]) != [kind] * count:
             raise ValueError(
-                f"{path} has {field} {given[field]!r}, but it must be {kind!r}, "
+                f"{path} has {name} {given[name]!r}, but it must be {kind!r}, "
                 f"{count} times"
             )
 
@@ -188,7 +204,7 @@ def _write_cogvideox(codec: AutoencoderKLCogVideoX) -> Fields:
         "temporal_compression_ratio": codec.time_factor,
         "sample_height": codec.sample_size[0],
         "sample_width": codec.sample_size[1],
-        **{field: [kind] * len(codec.widths) for field, kind in _COG_BLOCKS.items()},
+        **{k: [kind] * len(codec.widths) for k, kind in _COG_BLOCKS.items()},
     }
 
 
@@ -209,7 +225,7 @@ COGVIDEOX = Folder(
             "scaling_factor": (1.15258426, "a number"),
             "force_upcast": (True, _FLAG),
             "invert_scale_latents": (False, _FLAG),
-            **{field: ((kind,) * 4, _STRINGS) for field, kind in _COG_BLOCKS.items()},
+            **{k: ((kind,) * 4, _STRINGS) for k, kind in _COG_BLOCKS.items()},
         },
         {
             "act_fn": "silu",
@@ -237,4 +253,167 @@ COGVIDEOX = Folder(
     _write_cogvideox,
 )
 
-FOLDERS = {folder.config.names[0]: folder for folder in (WAN, QWEN_IMAGE, COGVIDEOX)}
+_LTX_FIXED = {
+    "down_block_types": "LTXVideoDownBlock3D",
+    "downsample_type": "conv",
+    "upsample_residual": False,
+    "upsample_factor": 1,
+    "decoder_inject_noise": False,
+}
+_LTX_NAMES = {
+    "in_channels": "channels",
+    "latent_channels": "latent_channels",
+    "block_out_channels": "widths",
+    "spatio_temporal_scaling": "halves",
+    "layers_per_block": "blocks",
+    "decoder_block_out_channels": "decoder_widths",
+    "decoder_spatio_temporal_scaling": "decoder_halves",
+    "decoder_layers_per_block": "decoder_blocks",
+    "patch_size": "patch",
+    "scaling_factor": "scaling_factor",
+}
+
+
+def _read_ltx(path: Path, given: Fields) -> Fields:
+    for name, value in _LTX_FIXED.items():
+        if any(x != value for x in given[name]):
+            raise ValueError(
+                f"{path} has {name} {given[name]!r}, but only {value!r} throughout is "
+                "supported, as in LTX-Video 0.9.0"
+            )
+    _same_channels(path, given)
+    halved = sum(given["spatio_temporal_scaling"])
+    for name, factor in (
+        ("temporal_compression_ratio", 2**halved),
+        ("spatial_compression_ratio", given["patch_size"] * 2**halved),
+    ):
+        if given[name] not in (factor, None):
+            raise ValueError(
+                f"{path} has {name} {given[name]!r}, but a codec of these levels has "
+                f"{factor}"
+            )
+    return {}
+
+
+def _write_ltx(codec: AutoencoderKLLTXVideo) -> Fields:
+    count = len(codec.widths), len(codec.decoder_widths)
+    lengths = (count[0], count[0], count[1], count[1], count[1] + 1)
+    return {
+        "out_channels": codec.channels,
+        **{
+            name: [value] * length
+            for (name, value), length in zip(_LTX_FIXED.items(), lengths, strict=True)
+        },
+        "spatial_compression_ratio": None,
+        "temporal_compression_ratio": None,
+    }
+
+
+_WIDTHS, _FIVE = (128, 256, 512, 512), (4, 3, 3, 3, 4)
+
+LTX = Folder(
+    AutoencoderKLLTXVideo,
+    Config(
+        ("AutoencoderKLLTXVideo",),
+        {
+            "in_channels": (3, NATURAL),
+            "out_channels": (3, NATURAL),
+            "latent_channels": (128, NATURAL),
+            "block_out_channels": (_WIDTHS, _NATURALS),
+            "decoder_block_out_channels": (_WIDTHS, _NATURALS),
+            "spatio_temporal_scaling": ((True, True, True, False), _FLAGS),
+            "decoder_spatio_temporal_scaling": ((True, True, True, False), _FLAGS),
+            "layers_per_block": (_FIVE, _NATURALS),
+            "decoder_layers_per_block": (_FIVE, _NATURALS),
+            "patch_size": (4, NATURAL),
+            "scaling_factor": (1.0, "a number"),
+            "down_block_types": ((_LTX_FIXED["down_block_types"],), _STRINGS),
+            "downsample_type": (("conv",), _STRINGS),
+            "upsample_residual": ((False,), _FLAGS),
+            "upsample_factor": ((1,), _NATURALS),
+            "decoder_inject_noise": ((False,), _FLAGS),
+            "spatial_compression_ratio": (None, "a positive whole number or null"),
+            "temporal_compression_ratio": (None, "a positive whole number or null"),
+        },
+        {
+            "timestep_conditioning": False,
+            "patch_size_t": 1,
+            "resnet_norm_eps": 1e-6,
+            "encoder_causal": True,
+            "decoder_causal": False,
+        },
+        folder="vae",
+    ),
+    _LTX_NAMES,
+    ltx_layout,
+    _read_ltx,
+    _write_ltx,
+    {"latents_mean": 0.0, "latents_std": 1.0},
+)
+
+
+_HUNYUAN_BLOCKS = {
+    "down_block_types": "HunyuanVideoDownBlock3D",
+    "up_block_types": "HunyuanVideoUpBlock3D",
+}
+
+
+def _read_hunyuan_video(path: Path, given: Fields) -> Fields:
+    levels = len(given["block_out_channels"])
+    _alike(path, given, _HUNYUAN_BLOCKS, levels)
+    _same_channels(path, given)
+    if given["spatial_compression_ratio"] != 2 ** (levels - 1):
+        raise ValueError(
+            f"{path} has spatial_compression_ratio "
+            f"{given['spatial_compression_ratio']}, but with {levels} levels only "
+            f"{2 ** (levels - 1)} is supported"
+        )
+    return {}
+
+
+def _write_hunyuan_video(codec: AutoencoderKLHunyuanVideo) -> Fields:
+    levels = len(codec.widths)
+    return {
+        "out_channels": codec.channels,
+        "spatial_compression_ratio": codec.factor[1],
+        **{name: [kind] * levels for name, kind in _HUNYUAN_BLOCKS.items()},
+    }
+
+
+HUNYUAN_VIDEO = Folder(
+    AutoencoderKLHunyuanVideo,
+    Config(
+        ("AutoencoderKLHunyuanVideo",),
+        {
+            "in_channels": (3, NATURAL),
+            "out_channels": (3, NATURAL),
+            "latent_channels": (16, NATURAL),
+            "block_out_channels": (_WIDTHS, _NATURALS),
+            "layers_per_block": (2, NATURAL),
+            "norm_num_groups": (32, NATURAL),
+            "scaling_factor": (0.476986, "a number"),
+            "spatial_compression_ratio": (8, NATURAL),
+            "mid_block_add_attention": (True, _FLAG),
+            **{k: ((kind,) * 4, _STRINGS) for k, kind in _HUNYUAN_BLOCKS.items()},
+        },
+        {"act_fn": "silu", "temporal_compression_ratio": 4},
+        folder="vae",
+    ),
+    {
+        "in_channels": "channels",
+        "latent_channels": "latent_channels",
+        "block_out_channels": "widths",
+        "layers_per_block": "blocks",
+        "norm_num_groups": "groups",
+        "scaling_factor": "scaling_factor",
+        "mid_block_add_attention": "attention",
+    },
+    hunyuan_video_layout,
+    _read_hunyuan_video,
+    _write_hunyuan_video,
+)
+
+FOLDERS = {
+    folder.config.names[0]: folder
+    for folder in (WAN, QWEN_IMAGE, COGVIDEOX, LTX, HUNYUAN_VIDEO)
+}

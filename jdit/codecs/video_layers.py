@@ -67,11 +67,28 @@ def first_and_rest(
     return jnp.concatenate([first, rest], 1)
 
 
-def first_repeated(
-    x: Float[Array, "b t h w d"], times: int
-) -> Float[Array, "b s h w d"]:
-    """The clip after its first frame, which stands still for as many frames before."""
-    return jnp.concatenate([jnp.repeat(x[:, :1], times, 1), x], 1)
+class HeldConv(nn.Module):
+    """A 3 by 3 by 3 convolution for which time stands still before the clip.
+
+    The first frame is repeated before the clip; where not `causal`, once only, and the
+    last frame once after it. Rows and columns end in zeros, or, with `hold_sides`, are
+    repeated too. Parameters are those of `conv`.
+    """
+
+    features: int
+    causal: bool = True
+    stride: tuple[int, int, int] = (1, 1, 1)
+    hold_sides: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t h w d"]) -> Float[Array, "b s y x e"]:
+        time, side = (2, 0) if self.causal else (1, 1), (1, 1)
+        held = (side, side) if self.hold_sides else ((0, 0), (0, 0))
+        x = jnp.pad(x, ((0, 0), time, *held, (0, 0)), mode="edge")
+        rest = ((0, 0), (0, 0)) if self.hold_sides else (side, side)
+        padding = ((0, 0), *rest)
+        conv = Conv3d(self.features, (3, 3, 3), self.stride, padding, name="conv")
+        return conv(x)
 
 
 def over_frames(

@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tensors of published codecs of videos, as the rules of `interop.layout`."""
 
+import numpy as np
+
 from jdit.codecs.cogvideox import AutoencoderKLCogVideoX
+from jdit.codecs.hunyuan_video import AutoencoderKLHunyuanVideo
 from jdit.codecs.layouts import CONV, POINT
+from jdit.codecs.ltx import AutoencoderKLLTXVideo
 from jdit.codecs.wan import AutoencoderKLWan
 from jdit.interop.layout import Layout, Rule, linear, norm, same
 
 CONV3 = "e d t h w -> t h w d e"
 POINT3 = "e d 1 1 1 -> d e"
+
+
+def held(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The rules of a convolution within a module that pads."""
+    return linear(f"{theirs}.conv", f"{ours}/conv", CONV3)
 
 
 def wan_layout(codec: AutoencoderKLWan) -> Layout:
@@ -84,9 +93,6 @@ def wan_layout(codec: AutoencoderKLWan) -> Layout:
 def cogvideox_layout(codec: AutoencoderKLCogVideoX) -> Layout:
     """The tensors of diffusers' AutoencoderKLCogVideoX."""
 
-    def causal(theirs: str, ours: str) -> tuple[Rule, ...]:
-        return linear(f"{theirs}.conv", f"{ours}/conv", CONV3)
-
     def normal(side: str, theirs: str, ours: str) -> list[Rule]:
         if side == "encoder":
             return [*norm(theirs, f"{ours}/norm")]
@@ -104,7 +110,7 @@ def cogvideox_layout(codec: AutoencoderKLCogVideoX) -> Layout:
             key, name = f"{theirs}.resnets.{j}", f"{ours}/block_{j}"
             for k in (1, 2):
                 rules += normal(side, f"{key}.norm{k}", f"{name}/norm_{k}")
-                rules += causal(f"{key}.conv{k}", f"{name}/conv_{k}")
+                rules += held(f"{key}.conv{k}", f"{name}/conv_{k}")
             if j == 0 and enters != width:
                 rules += linear(f"{key}.conv_shortcut", f"{name}/skip", POINT3)
         return rules
@@ -113,9 +119,9 @@ def cogvideox_layout(codec: AutoencoderKLCogVideoX) -> Layout:
     for side in ("encoder", "decoder"):
         middle = (f"{side}.mid_block", f"{side}/middle")
         rules += level(side, *middle, 2, widths[-1], widths[-1])
-        rules += causal(f"{side}.conv_in", f"{side}/in")
+        rules += held(f"{side}.conv_in", f"{side}/in")
         rules += normal(side, f"{side}.norm_out", f"{side}/norm")
-        rules += causal(f"{side}.conv_out", f"{side}/out")
+        rules += held(f"{side}.conv_out", f"{side}/out")
     for i, width in enumerate(widths):
         theirs, ours = f"encoder.down_blocks.{i}", f"encoder/level_{i}"
         enters = widths[max(i - 1, 0)]
@@ -130,3 +136,112 @@ def cogvideox_layout(codec: AutoencoderKLCogVideoX) -> Layout:
             theirs = f"{theirs}.upsamplers.0.conv"
             rules += linear(theirs, f"decoder/grow_{i}", CONV)
     return Layout("diffusers' AutoencoderKLCogVideoX", tuple(rules))
+
+
+def ltx_layout(codec: AutoencoderKLLTXVideo) -> Layout:
+    """The tensors of diffusers' AutoencoderKLLTXVideo, without a time or noise."""
+
+    def residual(theirs: str, ours: str, changes: bool = False) -> list[Rule]:
+        rules = [
+            *held(f"{theirs}.conv1", f"{ours}/conv_1"),
+            *held(f"{theirs}.conv2", f"{ours}/conv_2"),
+        ]
+        if changes:
+            rules += norm(f"{theirs}.norm3", f"{ours}/skip_norm")
+            rules += linear(f"{theirs}.conv_shortcut.conv", f"{ours}/skip", POINT3)
+        return rules
+
+    def level(theirs: str, ours: str, blocks: int) -> list[Rule]:
+        rules: list[Rule] = []
+        for j in range(blocks):
+            rules += residual(f"{theirs}.resnets.{j}", f"{ours}/block_{j}")
+        return rules
+
+    rules: list[Rule] = []
+    for side, blocks in (("encoder", codec.blocks), ("decoder", codec.decoder_blocks)):
+        rules += held(f"{side}.conv_in", f"{side}/in")
+        rules += level(f"{side}.mid_block", f"{side}/middle", blocks[-1])
+        rules += held(f"{side}.conv_out", f"{side}/out")
+    for i, width in enumerate(codec.widths):
+        theirs = f"encoder.down_blocks.{i}"
+        rules += level(theirs, f"encoder/level_{i}", codec.blocks[i])
+        if codec.halves[i]:
+            rules += held(f"{theirs}.downsamplers.0", f"encoder/shrink_{i}")
+        if codec.next_width(i) != width:
+            rules += residual(f"{theirs}.conv_out", f"encoder/change_{i}", True)
+    enters, last = codec.decoder_widths[-1], len(codec.decoder_widths) - 1
+    for i, width in reversed(tuple(enumerate(codec.decoder_widths))):
+        theirs = f"decoder.up_blocks.{last - i}"
+        if enters != width:
+            rules += residual(f"{theirs}.conv_in", f"decoder/change_{i}", True)
+        if codec.decoder_halves[i]:
+            rules += held(f"{theirs}.upsamplers.0.conv", f"decoder/grow_{i}")
+        rules += level(theirs, f"decoder/level_{i}", codec.decoder_blocks[i])
+        enters = width
+    tables = {
+        "latents_mean": lambda codec: _statistic(codec, codec.latents_mean, 0),
+        "latents_std": lambda codec: _statistic(codec, codec.latents_std, 1),
+    }
+    return Layout("diffusers' AutoencoderKLLTXVideo", tuple(rules), tables, (*tables,))
+
+
+def _statistic(
+    codec: AutoencoderKLLTXVideo, values: tuple[float, ...] | None, default: float
+) -> np.ndarray:
+    given = (default,) * codec.latent_channels if values is None else values
+    return np.asarray(given, np.float32)
+
+
+def hunyuan_video_layout(codec: AutoencoderKLHunyuanVideo) -> Layout:
+    """The tensors of diffusers' AutoencoderKLHunyuanVideo."""
+
+    def residual(theirs: str, ours: str, skip: bool = False) -> list[Rule]:
+        name = f"{theirs}.conv_shortcut.conv"
+        return [
+            *norm(f"{theirs}.norm1", f"{ours}/norm_1"),
+            *held(f"{theirs}.conv1", f"{ours}/conv_1"),
+            *norm(f"{theirs}.norm2", f"{ours}/norm_2"),
+            *held(f"{theirs}.conv2", f"{ours}/conv_2"),
+            *(linear(name, f"{ours}/skip", POINT3) if skip else ()),
+        ]
+
+    def level(
+        theirs: str, ours: str, blocks: int, enters: int, width: int
+    ) -> list[Rule]:
+        rules: list[Rule] = []
+        for j in range(blocks):
+            skip = j == 0 and enters != width
+            rules += residual(f"{theirs}.resnets.{j}", f"{ours}/block_{j}", skip)
+        return rules
+
+    def ends(side: str) -> list[Rule]:
+        middle, ours = f"{side}.mid_block", f"{side}/middle"
+        rules = [
+            *held(f"{side}.conv_in", f"{side}/in"),
+            *residual(f"{middle}.resnets.0", f"{ours}/block_0"),
+            *residual(f"{middle}.resnets.1", f"{ours}/block_1"),
+            *norm(f"{side}.conv_norm_out", f"{side}/norm"),
+            *held(f"{side}.conv_out", f"{side}/out"),
+        ]
+        if codec.attention:
+            theirs, ours = f"{middle}.attentions.0", f"{ours}/attention_0"
+            qkv = tuple(f"{theirs}.to_{part}" for part in "qkv")
+            rules += norm(f"{theirs}.group_norm", f"{ours}/norm")
+            rules += linear(qkv, f"{ours}/qkv")
+            rules += linear(f"{theirs}.to_out.0", f"{ours}/out")
+        return rules
+
+    widths, last = codec.widths, len(codec.widths) - 1
+    rules = ends("encoder") + ends("decoder")
+    rules += linear("quant_conv", "quant", POINT3)
+    rules += linear("post_quant_conv", "post_quant", POINT3)
+    for i, width in enumerate(widths):
+        theirs, enters = f"encoder.down_blocks.{i}", widths[max(i - 1, 0)]
+        rules += level(theirs, f"encoder/level_{i}", codec.blocks, enters, width)
+        if i < last:
+            rules += held(f"{theirs}.downsamplers.0.conv", f"encoder/shrink_{i}")
+        theirs, enters = f"decoder.up_blocks.{last - i}", widths[min(i + 1, last)]
+        rules += level(theirs, f"decoder/level_{i}", codec.blocks + 1, enters, width)
+        if i > 0:
+            rules += held(f"{theirs}.upsamplers.0.conv", f"decoder/grow_{i}")
+    return Layout("diffusers' AutoencoderKLHunyuanVideo", tuple(rules))

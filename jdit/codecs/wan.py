@@ -109,8 +109,7 @@ class Grow(nn.Module):
             pairs = Conv3d(2 * x.shape[-1], (3, 1, 1), name="time")(x[:, 1:])
             rest = rearrange(pairs, "b t h w (p d) -> b (t p) h w d", p=2)
             x = first_and_rest(x[:, :1], rest)
-        conv = Conv(self.features, name="conv")
-        return each_frame(lambda frame: conv(double(frame)), x)
+        return each_frame(Conv(self.features, name="conv"), each_frame(double, x))
 
 
 class Level(nn.Module):
