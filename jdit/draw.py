@@ -33,8 +33,11 @@ class Sample:
     """The folder of the text encoder of a model that was trained on captions."""
     negative: str = ""
     """What prompts are guided away from."""
-    size: tuple[int, int] | None = None
-    """Height and width in pixels of a pipeline's images; its own if not given."""
+    size: tuple[int, ...] | None = None
+    """Height and width in pixels of a pipeline's images, or frames, height and width of
+    its videos; its own if not given."""
+    fps: float = 8.0
+    """Frames a second of a pipeline's videos."""
     count: int = 1
     """Images for each label or prompt."""
     seed: int = 0
@@ -50,7 +53,8 @@ class Sample:
     batch: int = 64
     """Images drawn at once."""
     out: Path = Path("samples.png")
-    """A .png (a grid, a row a label), an .npz (x_0 and label), or a folder of PNGs."""
+    """A .png (a grid, a row a label), an .npz (x_0 and label), or a folder of PNGs. A
+    video is a .webp, .gif or .png; several are a folder of .webp."""
     folder: Path | None = None
     """The run of the recipe, where it is not runs/NAME."""
 
@@ -192,6 +196,28 @@ def write(out: Path, images: np.ndarray, labels: np.ndarray, columns: int) -> Pa
     return out
 
 
+def write_videos(out: Path, videos: np.ndarray, labels: np.ndarray, fps: float) -> Path:
+    """Write videos `b t h w c` in [-1, 1]: one to a file, or several to a folder.
+
+    Raises ValueError for several videos and one file.
+    """
+    from jdit.pipelines import save_video, to_images
+
+    if out.suffix == ".npz":
+        return write(out, videos, labels, 1)
+    if out.suffix and len(videos) > 1:
+        raise ValueError(
+            f"out is {out}, but there are {len(videos)} videos: give a folder, without "
+            "an ending, or an .npz"
+        )
+    (out.parent if out.suffix else out).mkdir(parents=True, exist_ok=True)
+    drawn = to_images((videos + 1) / 2)
+    for i, (frames, label) in enumerate(zip(drawn, labels, strict=True)):
+        name = out if out.suffix else out / f"{i:05d}-{label}.webp"
+        save_video(name, frames, fps=fps)
+    return out
+
+
 def _draw_prompts(name: str, options: Sample) -> Path:
     """What a pipeline makes of prompts."""
     from jdit.pipelines import captioned, pipeline
@@ -212,7 +238,10 @@ def _draw_prompts(name: str, options: Sample) -> Path:
     )
     numbers = np.repeat(np.arange(len(options.prompt)), options.count)
     columns = options.count if options.count > 1 else min(len(images), 10)
-    return write(options.out, 2 * np.asarray(images) - 1, numbers, columns)
+    x = 2 * np.asarray(images) - 1
+    if x.ndim == 5:
+        return write_videos(options.out, x, numbers, options.fps)
+    return write(options.out, x, numbers, columns)
 
 
 def draw(name: str, options: Sample) -> Path:

@@ -25,7 +25,8 @@ def pipeline(
 
     Read are the pipelines of DiT, PixArt-alpha and -Sigma, Stable Diffusion 3 and 3.5,
     Flux, HunyuanDiT, Lumina-Next and Qwen-Image, which draw images, and of Latte, Wan
-    2.1 and CogVideoX, which draw videos. Defaults of steps and guidance are diffusers'.
+    2.1, CogVideoX, LTX-Video and HunyuanVideo, which draw videos. Defaults of steps and
+    guidance are diffusers'.
 
     Raises FileNotFoundError for what is not there, and ValueError for a pipeline of
     another class.

@@ -4,14 +4,33 @@
 import json
 from math import exp
 
+import jax.numpy as jnp
 import pytest
 
+from jdit.conditioning import LinearClock
 from jdit.interop import scheduler_from_diffusers
+from jdit.interop.schedulers import WholeClock
 from jdit.processes import DDPMLinear, Linear
-from jdit.solvers import DDIM, DPMSolverPP2M, Euler, Leading, Linspace, Shifted, Uniform
+from jdit.solvers import (
+    DDIM,
+    DPMSolverPP2M,
+    DPMSolverPP2MSDE,
+    Euler,
+    Leading,
+    Linspace,
+    Shifted,
+    Trailing,
+    Uniform,
+)
 
 FLOW = "FlowMatchEulerDiscreteScheduler"
 DPM = "DPMSolverMultistepScheduler"
+COG = dict(
+    clip_sample=False,
+    prediction_type="v_prediction",
+    rescale_betas_zero_snr=True,
+    timestep_spacing="trailing",
+)
 
 
 def folder(tmp_path, name, **config):
@@ -50,6 +69,25 @@ def test_static_shifts_are_shifts(tmp_path):
     assert isinstance(grid, Shifted) and grid.shift == 3.0
 
 
+@pytest.mark.parametrize("name", ["CogVideoXDDIM", "CogVideoXDPM"])
+def test_cogvideox_starts_without_a_signal(tmp_path, name):
+    where = folder(tmp_path, f"{name}Scheduler", snr_shift_scale=1.0, **COG)
+    process, solver, grid = scheduler_from_diffusers(where)
+    assert process.target == "v" and process.path.shift == 1
+    assert process.path(jnp.ones(())).alpha < 1e-5
+    assert solver == (DPMSolverPP2MSDE() if "DPM" in name else DDIM())
+    assert grid == Trailing(1000)
+
+
+def test_multistep_flows_tell_whole_numbers(tmp_path):
+    flow = dict(use_flow_sigmas=True, prediction_type="flow_prediction")
+    where = folder(tmp_path, "UniPCMultistepScheduler", **flow)
+    assert scheduler_from_diffusers(where).tells_whole_numbers
+    times = jnp.array([2 / 3, 0.75, 1 - 1e-6])
+    told = WholeClock(LinearClock(1000.0))(times)
+    assert jnp.allclose(told, jnp.array([666, 750, 999]), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "name, config, words",
     [
@@ -60,6 +98,8 @@ def test_static_shifts_are_shifts(tmp_path):
         (DPM, dict(timestep_spacing="leading"), "timestep_spacing 'leading'"),
         ("DDIMScheduler", dict(set_alpha_to_one=False), "set_alpha_to_one to False"),
         ("DDPMScheduler", dict(variance_type="learned"), "variance_type 'learned'"),
+        ("CogVideoXDDIMScheduler", COG | dict(clip_sample=True), "clip_sample"),
+        ("CogVideoXDPMScheduler", {}, "rescale_betas_zero_snr False, but only True"),
         ("LCMScheduler", {}, "of a LCMScheduler, but supported are"),
     ],
     ids=lambda x: x if isinstance(x, str) else "-".join(x) or "none",

@@ -47,6 +47,17 @@ CASES = {
     "DPM++ (PixArt)": (MULTI["DPM"], {}, {}, {}),
     "UniPC": (MULTI["UniPC"], {}, {}, {}),
     "UniPC, trailing": (MULTI["UniPC"], dict(timestep_spacing="trailing"), {}, {}),
+    "CogVideoX-2B": (
+        "CogVideoXDDIMScheduler",
+        dict(
+            clip_sample=False,
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+        ),
+        {},
+        {},
+    ),
     "DDIM": ("DDIMScheduler", dict(clip_sample=False), {}, {}),
     "DDIM, trailing": (
         "DDIMScheduler",

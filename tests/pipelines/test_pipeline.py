@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pipeline is a thin composition: what it must do whatever its parts are."""
 
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from tiny_dit import awake
 
 import jdit
 from jdit.codecs import AutoencoderTiny
+from jdit.draw import write_videos
 from jdit.encoders import Bert
 from jdit.interop.schedulers import Scheduler
 from jdit.models import PixArt
@@ -20,13 +23,19 @@ from jdit.pipelines import (
     OneText,
     Pipeline,
     PooledAndText,
+    Templated,
     TextTower,
     ThreeTexts,
+    TwoMaskedTexts,
     Weights,
     save_video,
     to_images,
 )
+from jdit.pipelines.guided import TokenCFG
+from jdit.pipelines.images import IMAGES
 from jdit.pipelines.progress import Ticks
+from jdit.pipelines.prompts import Prepared, cleaned, lowered
+from jdit.pipelines.videos import VIDEOS
 from jdit.processes import Gaussian, Linear
 from jdit.solvers import Euler, Shifted
 
@@ -54,9 +63,9 @@ def pipe():
     codec = AutoencoderTiny(widths=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
     keys = jax.random.split(jax.random.key(0), 4)
     weights = Weights(
-        jax.jit(awake)(model.init(keys[0]), keys[1]),
-        codec.init(keys[2]),
-        {"text": TINY.init(keys[3])},
+        awake(model),
+        jax.jit(codec.init)(keys[2]),
+        {"text": jax.jit(TINY.init)(keys[3])},
     )
     prompts = OneText(TextTower(TINY, letters))
     return Pipeline(
@@ -193,6 +202,100 @@ def test_flux_reads_pooled_clip_and_the_tokens_of_t5():
     prompts = PooledAndText(*towers)
     out = prompts.conditions({"pooled": {}, "text": {}}, prompts.tokens(["a", "b"]))
     assert out["pooled"].tolist() == [[-1, -1]] * 2 and out["text"].shape == (2, 8, 4)
+
+
+def test_hunyuan_dit_reads_two_masked_texts():
+    towers = [TextTower(Fixed(v, d), letters) for v, d in ((1.0, 2), (3.0, 4))]
+    prompts = TwoMaskedTexts(*towers)
+    out = prompts.conditions(dict.fromkeys(("first", "second")), prompts.tokens(["ab"]))
+    assert set(out) == set(prompts.negatives)
+    assert out["second_text"].shape == (1, 8, 4) and out["second_text"][0, 0, 0] == 3
+    assert out["mask"][0].tolist() == [True, True] + 6 * [False]
+
+
+def test_a_template_is_told_without_its_beginning():
+    def long(texts):
+        rows = [[ord(c) % 32 for c in text] for text in texts]
+        ids = np.array([row + [0] * (40 - len(row)) for row in rows], np.int32)
+        return ids, np.arange(40)[None] < np.array([[len(row)] for row in rows])
+
+    clip = TextTower(Fixed(1.0, 2), letters)
+    prompts = Templated(TextTower(Fixed(3.0, 4), long), "say {}!", 4, clip, bucket=8)
+    params = dict.fromkeys(("text", "pooled"))
+    for text, length in (("a" * 7, 8), ("a" * 8, 16), ("a" * 32, 36)):
+        tokens = prompts.tokens([text, "b"])
+        assert tokens["ids"].shape == (2, 4 + length)  # all there is, at last
+        assert tokens["ids"][1, :6].tolist() == [ord(c) % 32 for c in "say b!"]
+        out = prompts.conditions(params, tokens)
+        assert out["text"].shape == (2, length, 4) and out["pooled"].shape == (2, 2)
+        assert out["mask"].sum(1).tolist() == [len(text) + 1, 2]
+
+
+def test_texts_are_prepared():
+    assert lowered(" An Owl ") == "an owl" and cleaned(" a &amp;lt;\n b ") == "a < b"
+    ids, _ = Prepared(lowered, letters)(["An"])
+    assert ids.tolist() == letters(["an"])[0].tolist()
+
+
+def test_guidance_keeps_the_norm_of_each_token():
+    process = Gaussian(Linear(), "velocity")
+    x, good, bad = jax.random.normal(jax.random.key(0), (3, 2, 4, 6, 3))
+    time = jnp.float32(0.7)
+    yes, no = (process.predict(v, x, time) for v in (good, bad))
+    mixed = TokenCFG(5.0, patch=2).mix(yes, no, x, time, process)
+    out = process.express(mixed, time, to="velocity")
+    plain = bad + 5 * (good - bad)
+
+    def tokens(v):
+        v = v.reshape(2, 2, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5)
+        return v.reshape(2, 6, 12)
+
+    out, plain, good = map(tokens, (out, plain, good))
+    norm = jnp.linalg.norm
+    np.testing.assert_allclose(norm(out, axis=-1), norm(good, axis=-1), rtol=1e-4)
+    cosine = (out * plain).sum(-1) / norm(out, axis=-1) / norm(plain, axis=-1)
+    np.testing.assert_allclose(cosine, 1, atol=1e-5)
+
+
+def test_a_video_begins_with_a_frame_of_its_own(pipe):
+    class Codec:
+        factor = (4, 8, 8)
+
+        def latent_grid(self, size):
+            return (1 + (size[0] - 1) // 4, size[1] // 8, size[2] // 8)
+
+    class Video(SimpleNamespace):
+        tokens = SimpleNamespace(size=(1, 2, 2))
+
+    fit = lambda model, grid: grid  # noqa: E731
+    video = replace(pipe, model=Video(), codec=Codec(), fit=fit)
+    assert video.sized((9, 32, 48)) == (3, 4, 6)
+    words = "1 more than a multiple of 4, then 2 multiples of 16"
+    for size in ((8, 32, 48), (9, 32, 40), (32, 48), (0, 16, 16), (9, 0, 16)):
+        with pytest.raises(ValueError, match=words):
+            video.sized(size)
+
+
+def test_pipelines_say_which_they_are(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LoraPipeline"}')
+    with pytest.raises(ValueError, match="is of a LoraPipeline, but accepted is one"):
+        jdit.pipeline(tmp_path)
+    assert len(IMAGES | VIDEOS) == len(IMAGES) + len(VIDEOS)
+    two = {"_class_name": "WanPipeline", "boundary_ratio": 0.9}
+    (tmp_path / "model_index.json").write_text(json.dumps(two))
+    with pytest.raises(ValueError, match="boundary_ratio to 0.9, as Wan 2.2 does"):
+        jdit.pipeline(tmp_path)
+
+
+def test_several_videos_need_a_folder(tmp_path):
+    x = np.linspace(-1, 1, 2 * 3 * 4 * 4 * 3).reshape(2, 3, 4, 4, 3)
+    write_videos(tmp_path / "one" / "a.webp", x[:1], np.arange(1), 4.0)
+    write_videos(tmp_path / "two", x, np.array([0, 7]), 4.0)
+    names = sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert names == ["00000-0.webp", "00001-7.webp"]
+    assert (tmp_path / "one" / "a.webp").is_file()
+    with pytest.raises(ValueError, match="there are 2 videos: give a folder"):
+        write_videos(tmp_path / "a.webp", x, np.arange(2), 4.0)
 
 
 def test_videos_are_written(tmp_path):

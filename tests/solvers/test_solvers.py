@@ -64,6 +64,21 @@ def test_first_steps_agree(path):
             np.testing.assert_allclose(step(solver, process, *times), ddpm, atol=1e-4)
 
 
+def test_nothing_is_extrapolated_from_pure_noise():
+    """There lambda rises from minus infinity, so the next step is of first order."""
+    solver, one = DPMSolverPP2MSDE(), jnp.asarray
+
+    def go(x, state, time, next_time, index):
+        interval = Interval(one(time), one(next_time), one(index), one(False), KEYS)
+        return solver.step(denoise(FLOW), FLOW, x, interval, state, ())[:2]
+
+    x, state = go(X, solver.init(X), 1.0, 0.7, 0)
+    first = go(x, solver.init(x), 0.7, 0.4, 0)[0]
+    np.testing.assert_allclose(go(x, state, 0.7, 0.4, 1)[0], first, atol=1e-6)
+    x, state = go(X, solver.init(X), 0.99, 0.7, 0)
+    assert np.abs(go(x, state, 0.7, 0.4, 1)[0] - go(x, state, 0.7, 0.4, 0)[0]).max()
+
+
 def test_euler_is_ddim_on_a_flow():
     np.testing.assert_allclose(
         step(Euler(), FLOW, 0.8, 0.5), step(DDIM(), FLOW, 0.8, 0.5), atol=1e-6
