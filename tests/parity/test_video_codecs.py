@@ -124,6 +124,7 @@ def near(ours, want, name, room=TOLERANCE):
     print(f"{name}: {off:.2g} of {np.abs(want).max():.2g}")
     assert ours.shape == want.shape and off < room, f"{name} is {off:.2g} off"
     assert np.std(want) > 1e-3, name  # the weights are not trivial
+    assert np.mean(np.abs(want) == 1) < 0.5, name  # nor is most of it clipped
 
 
 CLIPS = {
