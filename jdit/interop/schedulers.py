@@ -28,6 +28,7 @@ from jdit.solvers import (
     Grid,
     Leading,
     Linspace,
+    Respaced,
     Shifted,
     Solver,
     Stretched,
@@ -263,6 +264,8 @@ def _spaced(path: Path, config: dict[str, Any]) -> Grid:
     match spacing:
         case "linspace" if multistep:
             return Linspace(total)
+        case "linspace" if name.startswith("CogVideoX"):
+            return Respaced(total)  # diffusers' own steps end an index beside some
         case "trailing":
             return Trailing(total)
         case "leading" if not multistep:

@@ -18,6 +18,7 @@ from jdit.solvers import (
     Euler,
     Leading,
     Linspace,
+    Respaced,
     Shifted,
     Trailing,
     Uniform,
@@ -77,6 +78,12 @@ def test_cogvideox_starts_without_a_signal(tmp_path, name):
     assert process.path(jnp.ones(())).alpha < 1e-5
     assert solver == (DPMSolverPP2MSDE() if "DPM" in name else DDIM())
     assert grid == Trailing(1000)
+
+
+def test_cogvideox_2b_counts_both_ends(tmp_path):
+    config = COG | dict(timestep_spacing="linspace")
+    where = folder(tmp_path, "CogVideoXDDIMScheduler", **config)
+    assert scheduler_from_diffusers(where).grid == Respaced(1000)
 
 
 def test_multistep_flows_tell_whole_numbers(tmp_path):

@@ -15,6 +15,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import tiny_pipelines  # noqa: E402
 import tiny_videos  # noqa: E402
+from PIL import Image  # noqa: E402
 
 import jdit  # noqa: E402
 from jdit import cli  # noqa: E402
@@ -178,6 +179,15 @@ def test_decoded_latents_are_diffusers_pixels(family):
     want = (want.permute(0, 2, 3, 1).numpy() / 2 + 0.5).clip(0, 1)
     out = np.asarray(ours._decode(ours.weights.codec, x))
     np.testing.assert_allclose(out, want, atol=1e-4)
+
+
+def test_the_command_line_draws_a_video(tmp_path_factory, tmp_path):
+    folder = tmp_path_factory.mktemp("video")
+    tiny_videos.latte(folder)
+    options = ["--prompt", "an owl", "--steps", "2", "--size", "3", "16", "24"]
+    cli.main(["sample", str(folder), *options, "--out", str(tmp_path / "a.webp")])
+    with Image.open(tmp_path / "a.webp") as video:
+        assert video.n_frames == 3 and video.size == (24, 16)
 
 
 def test_the_command_line_draws_from_a_folder(tmp_path_factory, tmp_path):
