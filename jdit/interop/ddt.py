@@ -10,8 +10,8 @@ import numpy as np
 
 from jdit.conditioning import Labels, LinearClock, Sinusoids
 from jdit.conditioning.time import Fourier
-from jdit.interop.dit import SIX
-from jdit.interop.files import DType, Source, open_tensors, write_tensors
+from jdit.interop.dit import SIX, negate
+from jdit.interop.files import DType, open_tensors, write_tensors
 from jdit.interop.layout import (
     Layout,
     Rule,
@@ -39,10 +39,7 @@ ENCODERS = {28: 22, 24: 20, 12: 8}
 
 CLOCK = LinearClock(-1.0, 1.0)
 EMA = "ema_denoiser."
-
-
-def _negate(values: np.ndarray, model: DDT) -> np.ndarray:
-    return -values
+"""Of the averaged weights, where a checkpoint also holds the trained ones."""
 
 
 def _six(stage: str) -> dict[str, int]:
@@ -79,9 +76,7 @@ def _ddt_layout(model: DDT) -> Layout:
 
     def final(leaf: str, name: str, pattern: str) -> Rule:
         ours = ((f"final/linear/{name}", 1),)
-        return Rule(
-            (f"final_layer.linear.{leaf}",), ours, pattern, _negate, sizes=sizes
-        )
+        return Rule((f"final_layer.linear.{leaf}",), ours, pattern, negate, sizes=sizes)
 
     return Layout(
         "the published DDT layout",
@@ -121,7 +116,7 @@ def load_ddt(
     naming what is missing, unknown or of the wrong shape.
     Source: MCG-NJU/DDT, src/models/denoiser/decoupled_improved_dit.py and app.py.
     """
-    source = _without_prefix(open_tensors(path))
+    source = open_tensors(path).under(EMA)
     total = depth_of(source)
     depth = ENCODERS.get(total) if encoder_depth is None else encoder_depth
     if depth is None or not 0 < depth < total:
@@ -170,18 +165,6 @@ def save_ddt(
     basis = Sinusoids(getattr(model.basis, "count", 0), 10.0)
     _require(model, clock=CLOCK, basis=basis)
     write_tensors(path, pack(_ddt_layout(model), model, params), dtype)
-
-
-def _without_prefix(source: Source) -> Source:
-    """The averaged weights of a checkpoint that also holds the trained ones."""
-    if not any(key.startswith(EMA) for key in source.shapes):
-        return source
-    shapes = {
-        key.removeprefix(EMA): shape
-        for key, shape in source.shapes.items()
-        if key.startswith(EMA)
-    }
-    return Source(source.name, shapes, lambda key: source.load(EMA + key))
 
 
 def _require(model: DDT, **fields: Any) -> None:

@@ -30,9 +30,9 @@ def positions(model: DiT) -> np.ndarray:
     return np.asarray(sincos(model.tokens.coordinates(), model.dim))[None]
 
 
-def negate(values: np.ndarray, model: DiT) -> np.ndarray:
+def negate(values: np.ndarray, model: Any) -> np.ndarray:
     """Turn the sign of the prediction's channels and leave the unused variance."""
-    out = model.out_channels or model.channels
+    out = getattr(model, "out_channels", None) or model.channels  # some predict one
     predicted = np.arange(values.shape[-1]) % out < model.channels
     return np.where(predicted, -values, values)
 

@@ -4,7 +4,7 @@
 import argparse
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,20 @@ class Source:
                 f"be one of {', '.join(_FLOATS)}"
             )
         return array
+
+    def without(self, keys: Iterable[str]) -> "Source":
+        """The tensors of all other keys."""
+        left = set(keys)
+        shapes = {key: x for key, x in self.shapes.items() if key not in left}
+        return Source(self.name, shapes, self.load)
+
+    def under(self, prefix: str) -> "Source":
+        """The tensors whose keys begin so, without it; all as they are if none does."""
+        inner = [key for key in self.shapes if key.startswith(prefix)]
+        if not inner:
+            return self
+        shapes = {key.removeprefix(prefix): self.shapes[key] for key in inner}
+        return Source(self.name, shapes, lambda key: self.load(prefix + key))
 
 
 def open_tensors(path: str | Path) -> Source:

@@ -122,14 +122,7 @@ def require(model: Any, kind: type, **fields: Any) -> None:
 
 def without_prefix(source: Source) -> Source:
     """A single file's transformer, if it has neighbours; else the file as it is."""
-    if not any(key.startswith(PREFIX) for key in source.shapes):
-        return source
-    shapes = {
-        key.removeprefix(PREFIX): shape
-        for key, shape in source.shapes.items()
-        if key.startswith(PREFIX)
-    }
-    return Source(source.name, shapes, lambda key: source.load(PREFIX + key))
+    return source.under(PREFIX)
 
 
 def layers_of(source: Source, pattern: str) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 from jdit.conditioning import LinearClock, Sinusoids, Text
 from jdit.interop.config import NATURAL, Config, open_weights, write_folder
 from jdit.interop.dit import negate
-from jdit.interop.files import DType, Source, open_tensors, write_tensors
+from jdit.interop.files import DType, open_tensors, write_tensors
 from jdit.interop.layout import Layout, Rule, linear, norm, pack, same, unpack
 from jdit.interop.lightning_dit import depth_of
 from jdit.models.lumina import FlagDiT, NextDiT, swiglu_multiple
@@ -205,7 +205,7 @@ def load_lumina(
         conditioning=Text(told),
         basis=Sinusoids(basis),
     )
-    return model, unpack(_published(model), model, _without(source, [PAD]))
+    return model, unpack(_published(model), model, source.without([PAD]))
 
 
 def save_lumina(
@@ -257,7 +257,7 @@ def next_dit_from_diffusers(folder: str | Path) -> tuple[NextDiT, Params]:
                     f"{second!r} of {source.name} differs from {first!r}, but in "
                     "Lumina-Next the queries of image and text are the same"
                 )
-    rest = _without(source, [PAD, *twins])
+    rest = source.without([PAD, *twins])
     return model, unpack(_diffusers(model), model, rest)
 
 
@@ -312,11 +312,6 @@ def _twins(model: NextDiT) -> dict[str, str]:
         for i in range(model.depth)
         for name in names
     }
-
-
-def _without(source: Source, keys: Iterable[str]) -> Source:
-    shapes = {k: v for k, v in source.shapes.items() if k not in set(keys)}
-    return Source(source.name, shapes, source.load)
 
 
 def _require(model: FlagDiT, layout: str) -> None:

@@ -206,7 +206,7 @@ def load_pixart(
         folder = _CONFIG.find(path)
         model = _from_config(_CONFIG.read(folder), folder)
         return model, unpack(_diffusers(model), model, open_weights(folder))
-    source = _without_null(open_tensors(path))
+    source = open_tensors(path).without([NULL])
     stored = "pos_embed" in source.shapes
     model = _infer(source, heads, changes)
     return model, unpack(_published(model, stored), model, source)
@@ -313,11 +313,6 @@ def _from_config(config: dict[str, Any], folder: Path) -> PixArt:
         sizes=Sizes() if told else None,
         conditioning=Text(config["caption_channels"]),
     )
-
-
-def _without_null(source: Source) -> Source:
-    shapes = {key: shape for key, shape in source.shapes.items() if key != NULL}
-    return Source(source.name, shapes, source.load)
 
 
 def _infer(source: Source, heads: int | None, changes: dict[str, Any]) -> PixArt:
