@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_dit import start
 
 from jdit.checkpoint import Checkpoints, named, rebuild
 from jdit.pretrained import assemble, dissect, export, load, load_export, start_from
@@ -163,7 +164,7 @@ def test_a_tree_is_its_named_arrays():
 
 
 def params_of(recipe: Recipe) -> dict[str, Any]:
-    params = recipe.model.init(jax.random.key(0))
+    params = start(recipe.model)
     return {**params, "objective": {"projector": jnp.ones(3)}}
 
 
@@ -184,7 +185,7 @@ def test_an_export_is_the_model(tmp_path: Path):
 
 def test_a_bfloat16_export_is_half_as_large_and_close(tmp_path: Path):
     recipe, sizes = tiny(), {}
-    params = recipe.model.init(jax.random.key(0))
+    params = start(recipe.model)
     for dtype in ("float32", "bfloat16"):
         folder = export(tmp_path / dtype, recipe, params, dtype=dtype)
         sizes[dtype] = (folder / "model.safetensors").stat().st_size
@@ -206,7 +207,7 @@ def test_array_like_leaves_keep_their_class():
 
 def test_adapted_and_quantised_kernels_survive_both_ways(tmp_path: Path):
     recipe = tiny()
-    params = recipe.model.init(jax.random.key(0))
+    params = start(recipe.model)
     surgery = Chain((Quantise(), LoRA(rank=2)))
     model, params = surgery(recipe.model, params, jax.random.key(1))
     kinds = {type(x) for x in jax.tree.leaves(params, is_leaf=is_leaf)}
@@ -221,7 +222,7 @@ def test_adapted_and_quantised_kernels_survive_both_ways(tmp_path: Path):
 
 def test_a_damaged_or_hostile_export_is_one_sentence(tmp_path: Path):
     recipe = tiny()
-    folder = export(tmp_path, recipe, recipe.model.init(jax.random.key(0)))
+    folder = export(tmp_path, recipe, start(recipe.model))
     parts, weights = folder / "model.json", folder / "model.safetensors"
     good = parts.read_text()
     parts.write_text(good[:100])
@@ -243,8 +244,8 @@ def test_a_damaged_or_hostile_export_is_one_sentence(tmp_path: Path):
 
 def test_training_may_start_from_an_export_of_the_same_shapes(tmp_path: Path):
     recipe = tiny()
-    trained = jax.tree.map(lambda x: x + 1, recipe.model.init(jax.random.key(0)))
+    trained = jax.tree.map(lambda x: x + 1, start(recipe.model))
     folder = str(export(tmp_path, recipe, trained))
-    same(start_from(folder, recipe.model.init(jax.random.key(1))), trained)
+    same(start_from(folder, jax.jit(recipe.model.init)(jax.random.key(1))), trained)
     with pytest.raises(ValueError, match="is of another model: its "):
         start_from(folder, jax.tree.map(lambda x: x[..., :1], trained))

@@ -11,11 +11,14 @@ from PIL import Image
 
 from jdit.cli import main
 
+pytestmark = pytest.mark.xdist_group("cli")  # one trained model, in one worker
+
 RECIPE = """
 from jdit.conditioning import Labels
 from jdit.data import Digits
 from jdit.models import DiT
 from jdit.recipe import Recipe, Sampling, Training
+
 
 def recipe():
     return Recipe(

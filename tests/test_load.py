@@ -12,7 +12,6 @@ from album import ALBUM
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file
 from tiny_dit import MODEL, awake
-from tiny_dit import params as dit_params
 
 import jdit
 from jdit.conditioning import Sinusoids
@@ -31,7 +30,7 @@ def same(one, two):
 @pytest.fixture
 def folder(tmp_path):
     """A pipeline's folder with a transformer and a scheduler."""
-    jdit.save(tmp_path / "transformer", PLAIN, dit_params(MODEL))
+    jdit.save(tmp_path / "transformer", PLAIN, awake(MODEL))
     (tmp_path / "scheduler").mkdir()
     config = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
@@ -41,7 +40,7 @@ def folder(tmp_path):
 def test_a_folder_gives_model_parameters_and_scheduler(folder):
     found = jdit.load(folder)
     assert found.model == PLAIN
-    same(found.params, dit_params(MODEL))
+    same(found.params, awake(MODEL))
     assert found.process.target == "velocity" and found.sampling.solver == Euler()
     assert isinstance(found.sampling.grid, Shifted)
     alone = jdit.load(folder / "transformer")
@@ -86,8 +85,7 @@ OWN = {  # a member of the album made plain enough, and what its file does not s
 def test_files_are_told_by_their_tensors(name, tmp_path):
     member, changes, hidden = OWN[name]
     model, path = replace(ALBUM[member].model, **changes), tmp_path / "m.safetensors"
-    start = jax.jit(model.init)(jax.random.key(0))
-    params = jax.jit(awake)(start, jax.random.key(1))
+    params = awake(model)
     jdit.save(path, model, params)
     found, loaded = jdit.load(
         path, **{field: getattr(model, field) for field in hidden}
@@ -98,7 +96,7 @@ def test_files_are_told_by_their_tensors(name, tmp_path):
 
 def test_layouts_of_two_families_are_not_guessed(tmp_path):
     path = tmp_path / "dit.safetensors"
-    save_dit(path, replace(MODEL, clock=DIT_CLOCK), dit_params(MODEL))
+    save_dit(path, replace(MODEL, clock=DIT_CLOCK), awake(MODEL))
     with pytest.raises(ValueError, match="may be of DiT or of SiT"):
         jdit.load(path)
 

@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_dit import LABELS, MODEL, batch, params
+from tiny_dit import LABELS, MODEL, awake, batch
 
 from jdit import stack
 from jdit.policies import Always, PerBranch
 from jdit.stack import walk
 
 BLOCK = MODEL.block
-PARAMS = params()["blocks"]
+PARAMS = awake()["blocks"]
 X, TIME = batch()
 
 
 def enter():
-    return MODEL.embed(params(), X, TIME, LABELS)
+    return MODEL.embed(awake(), X, TIME, LABELS)
 
 
 @jax.jit
@@ -80,7 +80,7 @@ def gradient(remat):
 
 @pytest.mark.parametrize("remat", ["block", "dots"])
 def test_remat_changes_no_gradient(remat):
-    exact, other = gradient("none")(params()), gradient(remat)(params())
+    exact, other = gradient("none")(awake()), gradient(remat)(awake())
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731
     jax.tree.map(close, exact, other)
 
@@ -89,7 +89,7 @@ def test_remat_block_recomputes():
     """The backward pass of "block" runs the forward pass once more."""
 
     def dots(remat):
-        return str(gradient(remat).lower(params()).as_text()).count("dot_general")
+        return str(gradient(remat).lower(awake()).as_text()).count("dot_general")
 
     assert dots("block") > dots("none")
 
@@ -129,7 +129,7 @@ class Scaled:
 
 def test_a_learned_policy_owns_its_parameters():
     """They live under "policy" of the one tree, a number for each depth and branch."""
-    weights = MODEL.init_policy(jax.random.key(3), params(), Scaled())
+    weights = MODEL.init_policy(jax.random.key(3), awake(), Scaled())
     sites = weights["policy"]["blocks"]
     assert set(sites) == {"attention", "mlp"}
     drawn = np.concatenate([sites[name]["drawn"] for name in sites])
@@ -141,7 +141,7 @@ def test_a_learned_policy_owns_its_parameters():
 
     run = jax.jit(jax.value_and_grad(total, has_aux=True))
     (_, out), grads = run(weights)
-    plain = jax.jit(MODEL.apply)(params(), X, TIME, LABELS).prediction
+    plain = jax.jit(MODEL.apply)(awake(), X, TIME, LABELS).prediction
     np.testing.assert_allclose(out.prediction, plain, atol=1e-5)
     for name in sites:
         assert np.all(np.abs(grads["policy"]["blocks"][name]["log"]) > 1e-6)
@@ -149,7 +149,7 @@ def test_a_learned_policy_owns_its_parameters():
 
 
 def test_a_policy_without_parameters_has_none():
-    weights = MODEL.init_policy(jax.random.key(0), params(), Always())
+    weights = MODEL.init_policy(jax.random.key(0), awake(), Always())
     assert weights["policy"] == {"blocks": {"attention": {}, "mlp": {}}}
 
 

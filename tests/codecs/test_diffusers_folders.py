@@ -3,11 +3,11 @@
 
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_dit import start
 
 from jdit.codecs import (
     AutoencoderKL,
@@ -32,7 +32,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("codecs")
     for name, codec in (("kl", KL), ("tiny", TINY)):
-        save_codec(folder / name, codec, codec.init(jax.random.key(0)))
+        save_codec(folder / name, codec, start(codec))
     return folder
 
 
@@ -118,7 +118,7 @@ def test_folders_that_are_none(saved, tmp_path):
 
 
 def test_what_diffusers_cannot_express_is_not_saved(tmp_path):
-    params = TINY.init(jax.random.key(0))
+    params = start(TINY)
     with pytest.raises(ValueError, match="codec is a Tiled"):
         save_codec(tmp_path, Tiled(TINY), params)
     moved = AutoencoderTiny(latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4)

@@ -4,6 +4,7 @@
 import jax
 import numpy as np
 import pytest
+from tiny_dit import start
 
 from jdit.codecs import AutoencoderKL, Frames
 
@@ -12,7 +13,7 @@ KL = AutoencoderKL(widths=(8, 8), blocks=1, groups=4)
 
 def test_frames_are_coded_each_by_itself():
     video = Frames(KL)
-    params = video.init(jax.random.key(0))
+    params = start(video)
     x = jax.random.normal(jax.random.key(1), (2, 3, 8, 4, 3))
     posterior = jax.jit(video.encode)(params, x)
     assert posterior.mean.shape == (2, 3, 4, 2, 4) and video.factor == (1, 2, 2)

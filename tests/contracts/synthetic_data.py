@@ -116,13 +116,13 @@ def numbered_image(index: int) -> np.ndarray:
 
 def text_encoder(folder: Path) -> Path:
     """A tiny BERT with random weights and its tokeniser, as a folder; returns it."""
-    import jax
+    from tiny_dit import start
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     from jdit.encoders import Bert, save_encoder
 
     encoder = Bert(vocab=16, positions=8, dim=8, depth=1, heads=2, hidden=8)
-    save_encoder(folder, encoder, encoder.init(jax.random.key(0)))
+    save_encoder(folder, encoder, start(encoder))
     words = ["[PAD]", "[UNK]", "a", "grey", *"0123456789"]
     kind = models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
     tokenizer = Tokenizer(kind)

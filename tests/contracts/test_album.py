@@ -3,14 +3,14 @@
 
 import json
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from album import ALBUM, BATCH, draw
-from tiny_dit import awake
+from tiny_dit import KEY, awake, program, start
 
 import jdit
 from jdit.guidance import CFG
@@ -19,7 +19,11 @@ from jdit.policies import Depths, Forecast, Observed, PerBranch, Reuse, Tally
 from jdit.processes import Gaussian, Linear
 from jdit.surgery import Chain, LoRA, Quantise
 
-each = pytest.mark.parametrize("name", list(ALBUM))
+# All of a family run in one worker, which compiles its start and its forward once.
+TOGETHER = pytest.mark.xdist_group
+each = pytest.mark.parametrize(
+    "name", [pytest.param(name, id=name, marks=TOGETHER(name)) for name in ALBUM]
+)
 TIME = jnp.array([0.3, 0.8])
 
 
@@ -27,16 +31,8 @@ def shapes_of(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
-@cache
-def start(name):
-    with jax.ensure_compile_time_eval():  # also where a test asks first while tracing
-        return jax.jit(ALBUM[name].model.init)(jax.random.key(0))
-
-
-@cache
 def params(name):
-    with jax.ensure_compile_time_eval():
-        return jax.jit(awake)(start(name), jax.random.key(1))
+    return awake(ALBUM[name].model)
 
 
 def batch(name):
@@ -45,9 +41,21 @@ def batch(name):
 
 def forward(name, model=None, weights=None, **more):
     member = ALBUM[name]
-    run = jax.jit(partial((model or member.model).apply, **more))
+    run = program(model or member.model, **more)
     weights = params(name) if weights is None else weights
     return run(weights, batch(name), TIME, member.conditions)
+
+
+def operated(name, operate):
+    """The output after a surgery, both in one program."""
+    member = ALBUM[name]
+
+    @jax.jit
+    def run(weights, x_t, conditions):
+        model, weights = operate(member.model, weights, KEY)
+        return model.apply(weights, x_t, TIME, conditions).prediction
+
+    return run(params(name), batch(name), member.conditions)
 
 
 @cache
@@ -73,7 +81,7 @@ def test_the_output_is_shaped_like_the_data(name):
 def test_the_start_is_the_published_one(name):
     if not ALBUM[name].starts_at_zero:
         pytest.skip("the published initialisation is not zero")
-    assert not np.any(forward(name, weights=start(name)).prediction)
+    assert not np.any(forward(name, weights=start(ALBUM[name].model)).prediction)
 
 
 @each
@@ -88,7 +96,8 @@ def test_gradients_reach_every_parameter(name):
 
         return jax.grad(loss)(weights)
 
-    for path, grad in jax.tree_util.tree_leaves_with_path(grads(params(name))):
+    found = jax.device_get(grads(params(name)))
+    for path, grad in jax.tree_util.tree_leaves_with_path(found):
         where = jax.tree_util.keystr(path)
         assert np.all(np.isfinite(grad)), where
         assert np.any(grad) == (where not in member.idle), where
@@ -110,9 +119,10 @@ def test_bfloat16_is_near(name):
 @each
 def test_an_image_does_not_see_its_batch(name):
     member = ALBUM[name]
-    one = jax.tree.map(lambda x: x[1:], (batch(name), TIME, member.conditions))
-    out = jax.jit(member.model.apply)(params(name), *one).prediction
-    np.testing.assert_allclose(out[0], exact(name)[1], atol=2e-5)
+    given = batch(name), TIME, member.conditions
+    twice = jax.tree.map(lambda x: np.asarray(x)[[1, 1]], given)
+    out = np.asarray(program(member.model)(params(name), *twice).prediction)
+    np.testing.assert_allclose(out, exact(name)[[1, 1]], atol=2e-5)
 
 
 @each
@@ -129,32 +139,33 @@ def test_is_its_own_config(name):
     assert hash(model) == hash(replace(model))
 
 
-NEUTRAL = {
-    "reuse": Reuse(1),
-    "forecast": Forecast(1, order=1),
-    "depths": Depths(Reuse(3), 98, 99),
-}
+CACHES = {"reuse": (Reuse(2), 2), "forecast": (Forecast(2, 1), 3)}
 
 
 @each
-@pytest.mark.parametrize("policy", NEUTRAL.values(), ids=NEUTRAL.keys())
-def test_a_neutral_policy_is_the_plain_model(name, policy):
-    near(name, forward(name, policy=policy).prediction, 1e-5)
-
-
-BUSY = {
-    "reuse": (Reuse(2), 2),
-    "forecast": (Forecast(2, 1), 3),
-    "per branch": (PerBranch({"mlp": Reuse(4)}), None),
-}
+@pytest.mark.parametrize("part", CACHES.values(), ids=CACHES.keys())
+def test_a_policy_caches_what_it_claims(name, part):
+    """Computed at first, memory of one shape, and computed as often as was claimed."""
+    member, (policy, claim), tally = ALBUM[name], part, Tally()
+    step = program(member.model, policy=Observed(policy, tally))
+    given = params(name), batch(name), TIME, member.conditions
+    memory = member.model.memory(*given[:2], member.conditions, policy)
+    for i in range(4):
+        out = step(*given, memory=memory, step=jnp.asarray(i))
+        assert shapes_of(out.memory) == shapes_of(memory)
+        near(name, out.prediction, 1e-5)  # what is remembered of the same input
+        memory = out.memory
+    jax.effects_barrier()
+    layers = sum(stage.depth for stage in member.model.stages)
+    assert {depth for depth, _ in tally.counts} == set(range(layers))
+    assert set(tally.counts.values()) == {claim}
 
 
 @each
-@pytest.mark.parametrize("part", BUSY.values(), ids=BUSY.keys())
-def test_policies_cache_under_guidance(name, part):
-    """Four steps of guided sampling: finite, and computed as often as was claimed."""
-    member, (policy, claim) = ALBUM[name], part
-    tally = Tally()
+def test_policies_compose_under_guidance(name):
+    """A jitted sampling run whose branches of the later layers are cached."""
+    member = ALBUM[name]
+    parts = {"attention": Reuse(2), "mlp": Forecast(2, 1)}
     out = jax.jit(
         lambda key: jdit.sample(
             key,
@@ -163,40 +174,21 @@ def test_policies_cache_under_guidance(name, part):
             member.conditions,
             process=Gaussian(Linear(), "velocity"),
             steps=4,
-            policy=Observed(policy, tally),
+            policy=Depths(PerBranch(parts), 1, 99),
             guidance=CFG(2.0),
         )
-    )(jax.random.key(2))
+    )(KEY)
     assert np.all(np.isfinite(out))
-    jax.effects_barrier()
-    layers = sum(stage.depth for stage in member.model.stages)
-    assert {depth for depth, _ in tally.counts} == set(range(layers))
-    if claim is not None:
-        assert set(tally.counts.values()) == {claim}
-
-
-@each
-def test_memory_keeps_its_shapes(name):
-    model, conditions = ALBUM[name].model, ALBUM[name].conditions
-    memory = model.memory(params(name), batch(name), conditions, Reuse(2))
-    run = partial(model.apply, policy=Reuse(2))
-    after = jax.eval_shape(
-        lambda m: run(params(name), batch(name), TIME, conditions, memory=m), memory
-    )
-    assert shapes_of(after.memory) == shapes_of(memory)
 
 
 @each
 def test_an_adapter_at_its_start_changes_nothing(name):
-    model, weights = LoRA(2)(ALBUM[name].model, params(name), jax.random.key(3))
-    near(name, forward(name, model, weights).prediction, 1e-5)
+    near(name, operated(name, LoRA(2)), 1e-5)
 
 
 @each
 def test_eight_bits_are_near_also_under_an_adapter(name):
-    operate = Chain((Quantise(), LoRA(2)))
-    model, weights = operate(ALBUM[name].model, params(name), jax.random.key(3))
-    out, want = forward(name, model, weights).prediction, exact(name)
+    out, want = operated(name, Chain((Quantise(), LoRA(2)))), exact(name)
     error = np.linalg.norm(out - want) / np.linalg.norm(want)
     assert 0 < error < 0.1
 
@@ -204,8 +196,14 @@ def test_eight_bits_are_near_also_under_an_adapter(name):
 @each
 def test_residuals_are_added_after_each_layer(name):
     """Control enters here: residuals of zero change nothing, others do."""
-    stage = ALBUM[name].model.stages[0]
-    taps = forward(name).taps[stage.name]
-    run = jax.jit(lambda r: forward(name, inject={stage.name: r}).prediction)
-    near(name, run(jax.tree.map(jnp.zeros_like, taps)), 1e-5)
-    assert np.abs(run(jax.tree.map(jnp.cos, taps)) - exact(name)).max() > 1e-4
+    model = ALBUM[name].model
+    stage = model.stages[0].name
+    taps = jax.device_get(forward(name).taps[stage])
+
+    @jax.jit
+    def run(residuals):
+        given = params(name), batch(name), TIME, ALBUM[name].conditions
+        return model.apply(*given, inject={stage: residuals}).prediction
+
+    near(name, run(jax.tree.map(np.zeros_like, taps)), 1e-5)
+    assert np.abs(run(jax.tree.map(np.cos, taps)) - exact(name)).max() > 1e-4

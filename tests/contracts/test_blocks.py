@@ -44,7 +44,7 @@ def test_learns_from_the_start(block):
 @each
 def test_each_branch_has_its_own_modulation(block):
     """Closing the gate of one branch leaves exactly the other."""
-    params = awake(start(block), jax.random.key(3))
+    params = awake(block)
     for name in block.branches:
         closed = jax.tree.map(jnp.zeros_like, params[name]["gate"])
         others = params | {name: params[name] | {"gate": closed}}
@@ -59,7 +59,7 @@ def test_each_branch_has_its_own_modulation(block):
 @each
 def test_an_output_is_ungated(block):
     """A cache keeps outputs: they know no gate, and a merge knows nothing else."""
-    params = awake(start(block), jax.random.key(3))
+    params = awake(block)
     for name in block.branches:
         branch = Branch(block, name, params[name], CONTEXT)
         ungated = {k: v for k, v in params[name].items() if k != "gate"}
@@ -73,14 +73,14 @@ def test_an_output_is_ungated(block):
 
 @each
 def test_an_image_does_not_see_another(block):
-    params = awake(start(block), jax.random.key(3))
+    params = awake(block)
     alone = run(block, params, X[1:], Context(CONTEXT.vector[1:]))
     np.testing.assert_allclose(run(block, params)[1:], alone, atol=1e-5)
 
 
 @each
 def test_computes_in_the_dtype_of_the_stream(block):
-    params = awake(start(block), jax.random.key(3))
+    params = awake(block)
     low = Context(CONTEXT.vector.astype(jnp.bfloat16))
     out = run(block, params, X.astype(jnp.bfloat16), low)
     assert out.dtype == jnp.bfloat16

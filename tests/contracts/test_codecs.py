@@ -2,12 +2,13 @@
 """Codecs: shapes, statistics of latents, posteriors, gradients, files."""
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_dit import awake
 
 from jdit.codecs import (
     AutoencoderKL,
@@ -52,19 +53,6 @@ plain = pytest.mark.parametrize(
 )
 
 
-@cache
-def params(codec):
-    """Every parameter is away from its initial value."""
-    tree = codec.init(jax.random.key(0))
-    leaves, form = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [
-        x + 0.1 * jax.random.normal(k, x.shape)
-        for x, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(form, moved)
-
-
 def images(codec, height=8, width=16):
     size = (2, height, width, codec.channels)
     return jax.random.uniform(jax.random.key(2), size, minval=-1)
@@ -73,10 +61,10 @@ def images(codec, height=8, width=16):
 @each
 def test_shapes_and_types(codec):
     x = images(codec)
-    posterior = jax.jit(codec.encode)(params(codec), x)
+    posterior = jax.jit(codec.encode)(awake(codec), x)
     latent = (2, 8 // codec.factor, 16 // codec.factor, codec.latent_channels)
     assert posterior.mean.shape == posterior.logvar.shape == latent
-    back = jax.jit(codec.decode)(params(codec), posterior.mode)
+    back = jax.jit(codec.decode)(awake(codec), posterior.mode)
     assert back.shape == x.shape and back.dtype == posterior.mean.dtype == jnp.float32
     assert np.std(posterior.mean) > 1e-3 and np.std(back) > 1e-3
 
@@ -96,7 +84,7 @@ def test_normalise_has_an_inverse_and_does_what_the_fields_say(codec):
 
 @each
 def test_samples_have_the_posterior_s_moments(codec):
-    posterior = jax.jit(codec.encode)(params(codec), images(codec))
+    posterior = jax.jit(codec.encode)(awake(codec), images(codec))
     keys = jax.random.split(jax.random.key(3), 4000)
     samples = jax.jit(jax.vmap(posterior.sample))(keys)
     std = np.exp(posterior.logvar / 2)
@@ -107,7 +95,7 @@ def test_samples_have_the_posterior_s_moments(codec):
 
 @pytest.mark.parametrize("codec", [KL, TINY], ids=["kl", "tiny"])
 def test_images_are_independent(codec):
-    weights, x = params(codec), images(codec)
+    weights, x = awake(codec), images(codec)
     run = jax.jit(codec.encode)
     whole = run(weights, x).mean
     np.testing.assert_allclose(run(weights, x[1:]).mean, whole[1:], atol=1e-5)
@@ -126,7 +114,7 @@ def test_gradients_reach_every_parameter(codec):
             z = posterior.sample(jax.random.key(0))
         return jnp.square(codec.decode(weights, z) - x).mean()
 
-    grads = jax.tree_util.tree_leaves_with_path(gradient(params(codec)))
+    grads = jax.tree_util.tree_leaves_with_path(gradient(awake(codec)))
     for path, grad in grads:
         assert np.all(np.isfinite(grad)) and np.any(grad), jax.tree_util.keystr(path)
 
@@ -135,9 +123,9 @@ def test_gradients_reach_every_parameter(codec):
 def test_bfloat16_is_near_and_finite(codec):
     low, x = replace(codec, dtype="bfloat16"), images(codec)
     for size in (1.0, 100.0):
-        exact = jax.jit(codec.encode)(params(codec), size * x).mean
-        rough = jax.jit(low.encode)(params(codec), size * x).mean
-        back = jax.jit(low.decode)(params(codec), rough)
+        exact = jax.jit(codec.encode)(awake(codec), size * x).mean
+        rough = jax.jit(low.encode)(awake(codec), size * x).mean
+        back = jax.jit(low.decode)(awake(codec), rough)
         assert rough.dtype == back.dtype == jnp.float32
         assert np.all(np.isfinite(rough)) and np.all(np.isfinite(back))
         if size == 1:
@@ -146,7 +134,7 @@ def test_bfloat16_is_near_and_finite(codec):
 
 @plain
 def test_files_round_trip_bitwise(tmp_path, codec):
-    weights = params(codec)
+    weights = awake(codec)
     save_codec(tmp_path / "vae", codec, weights)
     for folder in (tmp_path, tmp_path / "vae"):  # a pipeline's, and the codec's
         again, read = load_codec(folder)
@@ -156,7 +144,7 @@ def test_files_round_trip_bitwise(tmp_path, codec):
 
 @pytest.mark.parametrize("codec", [KL, TINY], ids=["kl", "tiny"])
 def test_adapters_and_eight_bits_fit_every_kernel(codec):
-    weights, x, key = params(codec), images(codec), jax.random.key(0)
+    weights, x, key = awake(codec), images(codec), jax.random.key(0)
     run = jax.jit(codec.encode)
     want = run(weights, x).mean
     _, adapted = LoRA(2, targets="kernel$")(codec, weights, key)
@@ -168,7 +156,7 @@ def test_adapters_and_eight_bits_fit_every_kernel(codec):
 
 @each
 def test_wrong_shapes_say_so(unchecked, codec):
-    weights, n, c = params(codec), codec.factor, codec.channels
+    weights, n, c = awake(codec), codec.factor, codec.channels
     for shape, words in (
         ((1, n, n, c + 1), rf"images are \(b, h, w, {c}\)"),
         ((n, n, c), rf"images are \(b, h, w, {c}\)"),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_dit import LABELS, MODEL, batch, params, start
+from tiny_dit import LABELS, MODEL, awake, batch, start
 
 from jdit.conditioning import LinearClock
 from jdit.models import DiT, dit, sit
@@ -39,7 +39,7 @@ def test_the_output_is_zero_at_the_start(model):
 @each
 def test_images_are_independent_and_the_output_is_float32(model):
     """A batch gives what each of its images gives, under vmap as under a batch axis."""
-    weights, (x, time) = params(model), batch(model)
+    weights, (x, time) = awake(model), batch(model)
     whole = jax.jit(model.apply)(weights, x, time, given(model)).prediction
     assert whole.dtype == jnp.float32 and np.abs(whole).max() > 0.01
 
@@ -53,7 +53,7 @@ def test_images_are_independent_and_the_output_is_float32(model):
 
 @pytest.mark.parametrize("model", [MODEL, MODELS["1d"]], ids=["square", "qk norm"])
 def test_bfloat16_is_near_and_finite_with_finite_gradients(model):
-    weights = params(model)
+    weights = awake(model)
     low, (x, time) = replace(model, dtype="bfloat16"), batch(model)
 
     def total(weights, model, size):
@@ -78,7 +78,7 @@ def test_order_of_patches_is_known_by_positions_alone():
 
     def commutes(model):
         x, time = batch(model)
-        run = jax.jit(lambda x: model.apply(params(), x, time, LABELS).prediction)
+        run = jax.jit(lambda x: model.apply(awake(), x, time, LABELS).prediction)
         return np.abs(run(swap(x)) - swap(run(x))).max()
 
     assert commutes(replace(MODEL, position_scale=0.0)) < 1e-5
@@ -88,7 +88,7 @@ def test_order_of_patches_is_known_by_positions_alone():
 
 def test_time_and_label_reach_the_output():
     x, time = batch()
-    run = jax.jit(lambda t, c: MODEL.apply(params(), x, t, c).prediction)
+    run = jax.jit(lambda t, c: MODEL.apply(awake(), x, t, c).prediction)
     one = run(time, LABELS)
     assert np.abs(run(time + 0.05, LABELS) - one).max() > 1e-3
     other = run(time, {"label": jnp.array([0, 2])}) - one
@@ -105,7 +105,7 @@ def test_time_and_label_reach_the_output():
 )
 def test_wrong_shapes_say_so(unchecked, shape, time, words):
     with pytest.raises(ValueError, match=words):
-        MODEL.apply(params(), jnp.zeros(shape), jnp.zeros(time), LABELS)
+        MODEL.apply(awake(), jnp.zeros(shape), jnp.zeros(time), LABELS)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,6 @@ def test_the_start_is_the_published_one():
 
 def test_does_not_compile_twice():
     run, (x, time) = jax.jit(MODEL.apply), batch()
-    run(params(), x, time, LABELS)
-    run(params(), x + 1, time / 2, {"label": jnp.array([1, 5])})
+    run(awake(), x, time, LABELS)
+    run(awake(), x + 1, time / 2, {"label": jnp.array([1, 5])})
     assert run._cache_size() == 1

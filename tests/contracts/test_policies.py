@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_dit import LABELS, MODEL, batch, params
+from tiny_dit import LABELS, MODEL, awake, batch
 
 import jdit
 from jdit.guidance import CFG
@@ -53,7 +53,7 @@ def each(parts):
 
 def draw(policy, key, steps=STEPS, guidance=None):
     return jdit.sample(
-        key, MODEL, params(), LABELS, process=Gaussian(), steps=steps, policy=policy,
+        key, MODEL, awake(), LABELS, process=Gaussian(), steps=steps, policy=policy,
         guidance=guidance,
     )  # fmt: skip
 
@@ -72,9 +72,9 @@ def test_the_neutral_setting_is_the_plain_model(part, plain):
 @each(BUSY)
 def test_memory_keeps_its_shapes(part):
     policy, (x, time) = part[0], batch()
-    memory = MODEL.memory(params(), x, LABELS, policy)
+    memory = MODEL.memory(awake(), x, LABELS, policy)
     run = partial(MODEL.apply, policy=policy)
-    after = jax.eval_shape(lambda m: run(params(), x, time, LABELS, memory=m), memory)
+    after = jax.eval_shape(lambda m: run(awake(), x, time, LABELS, memory=m), memory)
     kinds = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)  # noqa: E731
     assert kinds(after.memory) == kinds(memory)
 
@@ -96,8 +96,8 @@ def test_computes_as_often_as_it_claims_and_compiles_once(part):
 def test_what_is_saved_is_nearly_all_there_is():
     """Executions times XLA's cost of each branch, against the cost of a whole pass."""
     x, time = batch()
-    stream, context = MODEL.embed(params(), x, time, LABELS)
-    cost = branch_flops(MODEL.block, params()["blocks"], stream, context)
+    stream, context = MODEL.embed(awake(), x, time, LABELS)
+    cost = branch_flops(MODEL.block, awake()["blocks"], stream, context)
     dim, n, b = MODEL.dim, MODEL.tokens.count, 2
     matrices = {"attention": 4 * dim**2 + 2 * n * dim, "mlp": 8 * dim**2}
     for name, products in matrices.items():
@@ -113,9 +113,9 @@ def test_what_is_saved_is_nearly_all_there_is():
 def test_the_branch_is_inside_a_conditional():
     """XLA keeps the branch in one side of a conditional, so the other side is free."""
     x, time = batch()
-    memory = MODEL.memory(params(), x, LABELS, Reuse(2))
+    memory = MODEL.memory(awake(), x, LABELS, Reuse(2))
     run = jax.jit(partial(MODEL.apply, policy=Reuse(2)))
-    text = run.lower(params(), x, time, LABELS, memory=memory).compile().as_text()
+    text = run.lower(awake(), x, time, LABELS, memory=memory).compile().as_text()
     assert " conditional(" in text
 
 
@@ -129,10 +129,10 @@ def test_works_under_guidance():
 def test_a_network_called_late_computes():
     """Without memory there is nothing to reuse, whatever the step is."""
     x, time = batch()
-    plain = jax.jit(MODEL.apply)(params(), x, time, LABELS).prediction
+    plain = jax.jit(MODEL.apply)(awake(), x, time, LABELS).prediction
     for policy in (Reuse(3), Forecast(3)):
         run = jax.jit(partial(MODEL.apply, policy=policy))
-        late = run(params(), x, time, LABELS, step=jnp.int32(4)).prediction
+        late = run(awake(), x, time, LABELS, step=jnp.int32(4)).prediction
         np.testing.assert_allclose(late, plain, atol=1e-5)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from tiny_dit import LABELS, MODEL, batch, params
+from tiny_dit import LABELS, MODEL, awake, batch
 
 from jdit.surgery import Chain, LoRA, Quantise, kernels, nbytes
 
@@ -30,7 +30,7 @@ def each(parts):
 
 
 def operate(part):
-    return part(MODEL, params(), jax.random.key(7))
+    return part(MODEL, awake(), jax.random.key(7))
 
 
 def predict(weights):
@@ -41,25 +41,25 @@ def predict(weights):
 def test_outputs_are_unchanged_at_the_neutral_setting(part):
     model, weights = operate(part)
     assert model == MODEL
-    np.testing.assert_allclose(predict(weights), predict(params()), atol=1e-6)
+    np.testing.assert_allclose(predict(weights), predict(awake()), atol=1e-6)
 
 
 @each(CHANGES)
 def test_outputs_are_near(part):
-    exact = predict(params())
+    exact = predict(awake())
     error = np.linalg.norm(predict(operate(part)[1]) - exact) / np.linalg.norm(exact)
     assert 0 < error < 0.02
 
 
 @each(ALL)
 def test_keeps_the_kernels_their_shapes_and_the_input(part):
-    before = jax.tree.map(np.asarray, params())
+    before = jax.tree.map(np.asarray, awake())
     _, weights = operate(part)
-    jax.tree.map(np.testing.assert_array_equal, before, params())
+    jax.tree.map(np.testing.assert_array_equal, before, awake())
     shapes = {name: kernel.shape for name, kernel in kernels(weights).items()}
-    assert shapes == {name: kernel.shape for name, kernel in kernels(params()).items()}
+    assert shapes == {name: kernel.shape for name, kernel in kernels(awake()).items()}
     assert {name: kernel.dtype for name, kernel in kernels(weights).items()} == {
-        name: kernel.dtype for name, kernel in kernels(params()).items()
+        name: kernel.dtype for name, kernel in kernels(awake()).items()
     }
 
 
@@ -68,7 +68,7 @@ def test_is_a_function_that_can_be_shaped_without_memory(part):
     """So that a checkpoint's template costs nothing."""
     _, weights = operate(part)
     shapes = jax.eval_shape(
-        lambda p, k: part(MODEL, p, k)[1], params(), jax.random.key(7)
+        lambda p, k: part(MODEL, p, k)[1], awake(), jax.random.key(7)
     )
     assert jax.tree.structure(shapes) == jax.tree.structure(weights)
     assert nbytes(shapes) == nbytes(weights)
@@ -91,9 +91,7 @@ def test_survives_flattening_by_path(part):
 @each(ALL)
 def test_survives_a_checkpoint(part, tmp_path):
     _, weights = operate(part)
-    like = jax.eval_shape(
-        lambda p, k: part(MODEL, p, k)[1], params(), jax.random.key(7)
-    )
+    like = jax.eval_shape(lambda p, k: part(MODEL, p, k)[1], awake(), jax.random.key(7))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "saved", weights)
         checkpointer.wait_until_finished()
@@ -117,4 +115,4 @@ def test_runs_in_bfloat16_and_unrolled(part):
 @pytest.mark.parametrize("make", [LoRA, Quantise])
 def test_targets_that_name_nothing_say_so(make):
     with pytest.raises(ValueError, match="targets 'atention' names no kernel; this"):
-        make(targets="atention")(MODEL, params(), jax.random.key(0))
+        make(targets="atention")(MODEL, awake(), jax.random.key(0))

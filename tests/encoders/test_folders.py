@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_dit import start
 
 from jdit.encoders import (
     Bert,
@@ -37,7 +38,7 @@ PLAIN = {"t5": T5, "clip": CLIP, "bert": BERT, "llama": LLAMA, "dinov2": DINO}
 
 @cache
 def params_of(encoder):
-    return encoder.init(jax.random.key(0))
+    return start(encoder)
 
 
 def saved(folder, encoder, **config):
@@ -161,7 +162,7 @@ def test_values_that_cannot_be_honoured(tmp_path, encoder, fields, words):
         (replace(LLAMA, softcap=3.0), "softcap is 3.0, but .* llama means None"),
         (replace(LLAMA, order="sandwich"), "order is 'sandwich'"),
         (replace(LLAMA, windows=(4,)), r"windows is \(4,\), but .* means \(\)"),
-        (replace(LLAMA, norm=OffsetRMSNorm), "order is 'pre'"),
+        (replace(LLAMA, norm=OffsetRMSNorm), "hidden_act 'silu'"),
         (replace(DINO, antialias=True), "antialias is True, but .* dinov2 means False"),
         (replace(DINO, hidden=63), "hidden is 63, but DINOv2's layout"),
         (3, "encoder is a int, but it must be one of T5Encoder"),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_dit import start
 
 from jdit.encoders import Bert, CLIPText, Decoder, Llama3Scaling, Rotary, T5Encoder
 from jdit.encoders.layers import Attention, OffsetRMSNorm
@@ -59,7 +60,7 @@ def test_llama_3_slows_slow_rotations():
 def test_windows_bound_how_far_a_token_reaches():
     """With windows of 2 tokens a change moves on by one token a layer."""
     model = replace(LM, windows=(2,))
-    params = model.init(jax.random.key(0))
+    params = start(model)
     ids = jnp.arange(8)[None]
     run = jax.jit(model.hidden_states)
     moved = np.abs(run(params, ids.at[0, 2].set(9)) - run(params, ids)).max((1, 3))
@@ -70,7 +71,7 @@ def test_windows_bound_how_far_a_token_reaches():
 
 
 def test_hidden_layers_are_indexed_from_both_ends():
-    params, ids = LM.init(jax.random.key(0)), jnp.arange(6)[None]
+    params, ids = start(LM), jnp.arange(6)[None]
     states = LM.hidden_states(params, ids)
     for layer in range(-3, 3):
         tokens = replace(LM, layer=layer).apply(params, ids).tokens
@@ -87,7 +88,7 @@ def test_clip_pools_at_the_first_end():
 
 
 def test_clip_skips_layers_but_pools_the_last():
-    params, ids = CLIP.init(jax.random.key(0)), jnp.array([[1, 4, 19, 0]])
+    params, ids = start(CLIP), jnp.array([[1, 4, 19, 0]])
     states = CLIP.hidden_states(params, ids)
     plain = CLIP.apply(params, ids)
     for skip in (0, 1, 2):
@@ -98,7 +99,7 @@ def test_clip_skips_layers_but_pools_the_last():
 
 
 def test_bert_pools_real_tokens_to_unit_length():
-    params = BERT.init(jax.random.key(0))
+    params = start(BERT)
     ids, mask = jnp.array([[3, 4, 5, 0]]), jnp.array([[1, 1, 1, 0]])
     out = BERT.apply(params, ids, mask)
     assert float(jnp.linalg.norm(out.pooled)) == pytest.approx(1, abs=1e-5)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_dit import start
 
 from jdit.encoders import VisionTransformer, dinov2, siglip_so400m
 from jdit.encoders.resample import bicubic, resize_positions
@@ -17,7 +18,7 @@ MODEL = VisionTransformer(
 
 
 def params_of(model):
-    return model.init(jax.random.key(0))
+    return start(model)
 
 
 def images(height, width, seed=0):

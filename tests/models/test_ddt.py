@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_dit import awake, program
 
 from jdit.conditioning import Labels, Sinusoids
 from jdit.conditioning.time import fourier
@@ -49,17 +50,15 @@ def test_published_sizes_have_the_published_parameters(model, parameters):
 
 @pytest.mark.parametrize("model", [TINY, WIDE], ids=["ddt", "wide"])
 def test_the_halves_make_the_whole(model):
-    params = jax.jit(model.init)(jax.random.key(0))
-    params = jax.tree.map(
-        lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size).reshape(x.shape)), params
-    )
+    params = awake(model)
     x = jax.random.normal(jax.random.key(1), (2, *model.sample_shape))
     time, label = jnp.array([0.2, 0.7]), {"label": jnp.array([1, 5])}
-    z = model.encode(params, x, time, label).result
+    z = jax.jit(model.encode)(params, x, time, label).result
     assert z.shape == (2, model.tokens.count, model.decoder.dim)
-    whole = model.apply(params, x, time, label).prediction
+    whole = program(model)(params, x, time, label).prediction
     assert np.abs(whole).max() > 0.1
-    np.testing.assert_allclose(model.decode(params, x, z).result, whole, atol=1e-5)
+    halves = jax.jit(model.decode)(params, x, z).result
+    np.testing.assert_allclose(halves, whole, atol=1e-5)
 
 
 def test_another_grid_takes_the_same_parameters_and_spans_the_same_positions():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_dit import awake
+from tiny_dit import awake, program
 
 from jdit.interop.hunyuan_dit import load_hunyuan_dit, save_hunyuan_dit
 from jdit.models.hunyuan_dit import HunyuanDiT, TwoTexts, hunyuan_dit
@@ -22,12 +22,12 @@ GIVEN = {"text": jnp.ones((1, 3, 6)), "second_text": jnp.ones((1, 2, 8))}
 
 @cache
 def params():
-    return jax.jit(lambda k: awake(TINY.init(k), k))(jax.random.key(0))
+    return awake(TINY)
 
 
 def run(conditions):
     x, time = jnp.ones((1, 4, 4, 4)), jnp.array([0.4])
-    return TINY.apply(params(), x, time, conditions).prediction
+    return program(TINY)(params(), x, time, conditions).prediction
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models.counting import count, shape_of_prediction
-from tiny_dit import awake
+from tiny_dit import awake, program
 
 from jdit.conditioning import Text
 from jdit.interop.flux import save_flux
@@ -36,7 +36,7 @@ def test_the_published_size_has_the_published_parameters():
 
 def test_padding_is_not_seen_wherever_it_is():
     """By the image, by the mean that the refiner is told, or by the other tokens."""
-    params = jax.jit(lambda k: awake(TINY.init(k), k))(jax.random.key(0))
+    params = awake(TINY)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(1, *TINY.sample_shape)), jnp.float32)
     text = jnp.asarray(rng.normal(size=(1, 3, 6)), jnp.float32)
@@ -45,7 +45,7 @@ def test_padding_is_not_seen_wherever_it_is():
     @jax.jit
     def run(text, mask):
         told = dict(text=text, pooled=pooled, mask=mask)
-        return TINY.apply(params, x, time, told).prediction
+        return program(TINY)(params, x, time, told).prediction
 
     last, first = jnp.array([[True, True, False]]), jnp.array([[False, True, True]])
     want = run(text, last)

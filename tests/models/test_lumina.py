@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from album import draw
-from tiny_dit import awake
+from tiny_dit import awake, program
 
 from jdit.conditioning import Sinusoids, Text
 from jdit.interop.lumina import next_dit_to_diffusers, save_lumina
@@ -68,12 +68,12 @@ def test_merging_is_the_mean_of_squares():
 
 
 def test_context_is_dropped_at_noise_only():
-    params = jax.jit(awake)(NEXT.init(jax.random.key(0)), jax.random.key(1))
+    params = awake(NEXT)
     merged = replace(NEXT, context_drop=2)
 
     def run(model, time):
         x = draw(2, 4, 4, 2)
-        return model.apply(params, x, jnp.array(time), TEXT).prediction
+        return program(model)(params, x, jnp.array(time), TEXT).prediction
 
     at_noise, plain = run(merged, [1.0, 1.0]), run(NEXT, [1.0, 1.0])
     assert np.abs(at_noise - plain).max() > 1e-4

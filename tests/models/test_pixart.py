@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_dit import awake
+from tiny_dit import awake, program
 
 from jdit.blocks.pixart import Compression, Merge
 from jdit.conditioning import Labels, LogSigmaClock, Text
@@ -30,7 +30,7 @@ TINY = PixArt(
 
 @cache
 def params(model=TINY):
-    return jax.jit(lambda k: awake(model.init(k), k))(jax.random.key(0))
+    return awake(model)
 
 
 def count(model):
@@ -61,20 +61,22 @@ SOURCE = DiT(
 
 def test_a_class_conditional_start_is_the_dit_at_its_time():
     """Any text: attention to it starts at zero; the null class is what is meant."""
-    weights = jax.jit(lambda k: awake(SOURCE.init(k), k))(jax.random.key(1))
+    weights = awake(SOURCE)
     model, new = from_class_conditional(SOURCE, weights, text=Text(6))
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 8, 8, 2)), jnp.float32)
     text = {"text": jnp.asarray(rng.normal(size=(2, 3, 6)), jnp.float32)}
     null = {"label": jnp.array([5, 5])}
     at = jnp.full(2, 0.501)
-    want = SOURCE.apply(weights, x, at, null).prediction
+    want = program(SOURCE)(weights, x, at, null).prediction
     np.testing.assert_allclose(
-        model.apply(new, x, at, text).prediction, want, atol=2e-5
+        program(model)(new, x, at, text).prediction, want, atol=2e-5
     )
     later = jnp.full(2, 0.9)
-    off = model.apply(new, x, later, text).prediction
-    assert np.abs(off - SOURCE.apply(weights, x, later, null).prediction).max() > 1e-3
+    off = program(model)(new, x, later, text).prediction
+    assert (
+        np.abs(off - program(SOURCE)(weights, x, later, null).prediction).max() > 1e-3
+    )
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, shapes)
 
@@ -115,8 +117,8 @@ def test_the_null_prediction_reads_no_text():
     x, time = jnp.ones((1, 4, 4, 4)), jnp.array([0.4])
     text = {"text": jnp.ones((1, 3, 5)), "mask": jnp.ones((1, 3), bool)}
     null = {"text": jnp.full((1, 3, 5), 2.0)}
-    out = TINY.apply(params(), x, time, TINY.null(text | {"negative": null}))
-    want = TINY.apply(params(), x, time, text | null)
+    out = program(TINY)(params(), x, time, TINY.null(text | {"negative": null}))
+    want = program(TINY)(params(), x, time, text | null)
     np.testing.assert_array_equal(out.prediction, want.prediction)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models.counting import count, shape_of_prediction
-from tiny_dit import awake
+from tiny_dit import awake, program
 
 from jdit.conditioning import Text
 from jdit.interop.wan import load_wan, save_wan
@@ -37,14 +37,14 @@ def test_published_sizes_have_the_published_parameters(model, parameters):
 
 def test_padding_is_zero_vectors_whatever_the_encoder_says():
     """Masked tokens, zeros, and absent tokens are one; and these are attended to."""
-    params = jax.jit(lambda k: awake(TINY.init(k), k))(jax.random.key(0))
+    params = awake(TINY)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(1, *TINY.sample_shape)), jnp.float32)
     text = jnp.asarray(rng.normal(size=(1, 3, 6)), jnp.float32)
     mask, time = jnp.array([[True, True, False]]), jnp.array([0.5])
 
     def run(model=TINY, **conditions):
-        return model.apply(params, x, time, conditions).prediction
+        return program(model)(params, x, time, conditions).prediction
 
     want = run(text=text, mask=mask)
     np.testing.assert_allclose(run(text=text[:, :2]), want, atol=1e-6)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_dit import MODEL, params
+from tiny_dit import MODEL, awake
 
 from jdit.surgery import Int8, LoRA, Quantise, kernels, nbytes, report
 
@@ -47,9 +47,9 @@ def test_gradients_pass_to_the_activations():
 
 
 def test_a_report_of_bytes_and_errors():
-    _, weights = Quantise()(MODEL, params(), jax.random.key(0))
-    found = report(params(), weights)
-    blocks = [k for name, k in kernels(params()).items() if name.startswith("blocks/")]
+    _, weights = Quantise()(MODEL, awake(), jax.random.key(0))
+    found = report(awake(), weights)
+    blocks = [k for name, k in kernels(awake()).items() if name.startswith("blocks/")]
     channels = sum(k.shape[0] * k.shape[-1] for k in blocks)
     saved = 3 * sum(k.size for k in blocks) - 4 * channels
     assert found.bytes_before - found.bytes_after == saved
@@ -60,6 +60,6 @@ def test_a_report_of_bytes_and_errors():
 
 
 def test_an_adapter_cannot_be_quantised():
-    adapted = LoRA(2)(MODEL, params(), jax.random.key(0))[1]
+    adapted = LoRA(2)(MODEL, awake(), jax.random.key(0))[1]
     with pytest.raises(ValueError, match="is a LowRank, but only an array can"):
         Quantise()(MODEL, adapted, jax.random.key(0))

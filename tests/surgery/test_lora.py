@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_dit import LABELS, MODEL, batch, params
+from tiny_dit import LABELS, MODEL, awake, batch
 
 from jdit.surgery import (
     LoRA,
@@ -34,7 +34,7 @@ def loss(weights):
 
 
 def adapted(part=LoRA(4, alpha=2.0), base=None):  # noqa: B008
-    return part(MODEL, base or params(), jax.random.key(7))[1]
+    return part(MODEL, base or awake(), jax.random.key(7))[1]
 
 
 def moved(weights):
@@ -71,13 +71,13 @@ def test_layers_and_kernels_are_drawn_apart():
 def test_merging_changes_no_output():
     weights = moved(adapted())
     together = merge(weights)
-    assert jax.tree.structure(together) == jax.tree.structure(params())
-    assert np.abs(predict(weights) - predict(params())).max() > 1e-3
+    assert jax.tree.structure(together) == jax.tree.structure(awake())
+    assert np.abs(predict(weights) - predict(awake())).max() > 1e-3
     np.testing.assert_allclose(predict(together), predict(weights), atol=1e-5)
 
 
 def test_merging_a_quantised_base():
-    weights = moved(adapted(LoRA(2), Quantise()(MODEL, params(), jax.random.key(0))[1]))
+    weights = moved(adapted(LoRA(2), Quantise()(MODEL, awake(), jax.random.key(0))[1]))
     together = kernels(merge(weights))["blocks/attention/out/kernel"]
     assert together.dtype == jnp.float32
     np.testing.assert_allclose(predict(merge(weights)), predict(weights), atol=1e-5)
@@ -88,7 +88,7 @@ def test_extract_then_attach_is_the_same():
     shipped = extract(weights)
     assert set(shipped) == {f"blocks/attention/{n}/kernel" for n in
                             ("gate", "modulation", "out", "qkv")}  # fmt: skip
-    back = attach(params(), shipped)
+    back = attach(awake(), shipped)
     assert jax.tree.structure(back) == jax.tree.structure(weights)
     jax.tree.map(np.testing.assert_array_equal, back, weights)
     jax.tree.map(np.testing.assert_array_equal, attach(weights, shipped), weights)
@@ -106,7 +106,7 @@ def test_one_step_on_the_factors_changes_them_alone():
     assert loss(after) < before
     for path, kernel in kernels(after).items():
         np.testing.assert_array_equal(
-            dense(kernel.base) if path in factors else kernel, kernels(params())[path]
+            dense(kernel.base) if path in factors else kernel, kernels(awake())[path]
         )
 
 
@@ -133,7 +133,7 @@ def test_one_masked_step_on_the_tree_changes_the_factors_alone():
 
 def test_trains_on_a_quantised_base():
     """Gradients of the factors alone: integers have none."""
-    base = Quantise()(MODEL, params(), jax.random.key(0))[1]
+    base = Quantise()(MODEL, awake(), jax.random.key(0))[1]
     weights = adapted(LoRA(2), base)
     grads = jax.jit(jax.grad(lambda f: loss(attach(weights, f))))(
         trainable_factors(weights)
@@ -151,7 +151,7 @@ def test_trains_on_a_quantised_base():
 )
 def test_foreign_adapters_say_so(adapter, words):
     with pytest.raises(ValueError, match=words):
-        attach(params(), adapter(extract(adapted())))
+        attach(awake(), adapter(extract(adapted())))
 
 
 def test_impossible_adapters_say_so():

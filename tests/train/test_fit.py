@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from tiny_dit import start
 
 from jdit import train
 from jdit.checkpoint import Checkpoints
@@ -190,7 +191,7 @@ def test_a_report_draws_every_class_and_scores(tmp_path: Path):
     recipe = replace(tiny(), evaluation=Brightness())
     with pytest.raises(FileNotFoundError, match="there is no trained run in"):
         report(recipe, tmp_path, console=QUIET)
-    params = recipe.model.init(jax.random.key(0))
+    params = start(recipe.model)
     file = io.StringIO()
     scores = report(recipe, tmp_path, params=params, console=Console(file=file))
     picture = Image.open(tmp_path / "samples.png")

@@ -18,6 +18,8 @@ from jdit.policies import Always, Observed, Tally
 from jdit.processes import Gaussian, Linear
 from jdit.wrappers import SharedEncoder, every, sharing_steps, similarity
 
+pytestmark = pytest.mark.xdist_group("shared encoder")  # one fixture, in one worker
+
 TOWERS = dict(encoder=Tower(16, 2, 2, 20), decoder=Tower(16, 1, 2, 20))
 DDT_ = DDT((4, 4), 2, 2, conditioning=Labels(5), **TOWERS)
 PROCESS = Gaussian(Linear(), "velocity")
@@ -26,7 +28,7 @@ LABELS = {"label": jnp.array([0, 4])}
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(awake)(DDT_.init(jax.random.key(0)), jax.random.key(1))
+    return awake(DDT_)
 
 
 def sample(params, wrap, steps=6, policy=None):
