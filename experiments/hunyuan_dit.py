@@ -6,11 +6,14 @@
 Li et al., 2024, "Hunyuan-DiT". From the paper and the published model (version 1.2):
 77 tokens of a bilingual CLIP and 256 of mT5-XXL, latents of SDXL's autoencoder times
 0.13025, 1,000 steps of the scaled linear schedule from 0.00085 to 0.018 (0.03 up to
-version 1.1), prediction of v, guidance 6, 50 ancestral steps.
+version 1.1), prediction of v, guidance 6, 50 ancestral steps. From the defaults of the
+published trainer (Tencent/HunyuanDiT 368280e, hydit/config.py and ds_config.py): AdamW
+with a rate of 1e-4 and without decay, gradients clipped at 1, texts dropped with
+probability 0.2, EMA 0.9999 where it is kept in float32.
 
-Chosen here, for want of a published configuration: 100,000 steps of 1,024 images, AdamW
-with a rate of 1e-4 after 1,000 steps of warm-up and without decay, gradients clipped at
-1, EMA 0.9999; v alone, where the published model also has a learned variance.
+Chosen here, for want of a published configuration of the whole training: 100,000 steps
+of 1,024 images, 1,000 steps of warm-up; both texts dropped at once, where the trainer
+drops each by itself; v alone, where the published model also has a learned variance.
 
 Data: "x_0" of 128 x 128 latents, "text" (77 of 1,024), "mask", "second_text" (256 of
 2,048) and "second_mask". Not run here at this size.
@@ -18,7 +21,7 @@ Data: "x_0" of 128 x 128 latents, "text" (77 of 1,024), "mask", "second_text" (2
 
 from jdit.data import Latents
 from jdit.guidance import CFG
-from jdit.models.hunyuan_dit import hunyuan_dit
+from jdit.models.hunyuan_dit import TwoTexts, hunyuan_dit
 from jdit.objectives import Denoising, DiscreteTime
 from jdit.processes import DDPMScaledLinear, Gaussian
 from jdit.recipe import Recipe, Sampling, Training
@@ -28,7 +31,13 @@ from jdit.solvers import DDPM
 def recipe() -> Recipe:
     return Recipe(
         name="hunyuan-dit-g-2",
-        model=hunyuan_dit("1.2", out_channels=4, dtype="bfloat16", remat="block"),
+        model=hunyuan_dit(
+            "1.2",
+            out_channels=4,
+            conditioning=TwoTexts(dropout=0.2),
+            dtype="bfloat16",
+            remat="block",
+        ),
         data=Latents(
             "captioned.safetensors",
             scale=0.13025,

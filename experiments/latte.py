@@ -8,8 +8,8 @@ and code: Stable Diffusion's autoencoder times 0.18215, frame by frame; the 1,00
 and the learned variance of Improved DDPM; AdamW with a rate of 1e-4 and no decay,
 gradients clipped at 0.1, a million steps at most, EMA 0.9999, 250 ancestral steps.
 
-Chosen here: 40 videos a step (5 on each of 8 devices); gradients are clipped from the
-first step on, where the configuration starts at 20,000.
+Chosen here: 40 videos a step, where the configuration tells 5 a device and not their
+number; gradients are clipped from the first step on, where it starts at 20,000.
 
 Data: "x_0" of 16 x 32 x 32 latents. UCF-101's model is told one of 101 labels:
 `latte("XL", conditioning=Labels(101))`. Not run here at this size.

@@ -4,13 +4,15 @@
     jdit train lumina_t2x
 
 Gao et al., 2024, "Lumina-T2X". From the paper and its published code (lumina_t2i): the
-linear path with a velocity, uniform times, AdamW with a constant rate of 1e-4 and no
-weight decay, gradients clipped at 2, captions dropped with probability 0.1; guidance 4.
-The published model has twice the output channels and trains the first half.
+linear path with a velocity, uniform times, 512 images a step, AdamW with a constant
+rate of 1e-4 and no weight decay, gradients clipped at 2, captions dropped with
+probability 0.1, EMA 0.9999 (train.py and exps/5B_bs512_lr1e-4_bf16_1024px_sdxlvae.sh);
+guidance 4 and 60 Euler steps on times shifted by 4 (configs/infer/settings.yaml). The
+published model has twice the output channels and trains the first half.
 
-Chosen here: 512 images a step, 100,000 steps (the paper trains in three stages of
-growing resolution on 14M private pairs, whose lengths are not published in steps), 64
-Euler steps on times shifted by 4 as in the published demo.
+Chosen here: 100,000 steps in one stage. The published runs go from 256 to 512 to 1,024
+pixels, each from the weights of the one before, on 14M private pairs; their lengths are
+not published in steps.
 
 Data: moments "x_0" of SDXL's autoencoder, and precomputed "text" (128 tokens of 4,096,
 Llama 2 7B) and "mask". Not run here.
@@ -41,6 +43,6 @@ def recipe() -> Recipe:
             steps=100_000, batch=512, learning_rate=1e-4, clip=2.0, ema=(0.9999,)
         ),
         sampling=Sampling(
-            solver=Euler(), grid=Shifted(4.0), steps=64, guidance=CFG(4.0, channels=3)
+            solver=Euler(), grid=Shifted(4.0), steps=60, guidance=CFG(4.0, channels=3)
         ),
     )

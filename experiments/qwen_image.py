@@ -5,9 +5,11 @@
 
 Wu et al., 2025, "Qwen-Image Technical Report". From the report: 60 two-stream layers
 that read Qwen2.5-VL-7B's last hidden states (3,584), MSRoPE (`Diagonal`), straight
-paths with logit-normal times, training that begins at 256 pixels. Batch, rate and
-number of steps are SD3's (`experiments/sd3.py`). Guidance 4 and 50 steps are those of
-the published example.
+paths with logit-normal times, training that begins at 256 pixels. Guidance 4 and 50
+steps are those of the published example.
+
+Chosen here: batch, rate, number of steps, dropout and EMA, which the report does not
+tell: they are SD3's (`experiments/sd3.py`).
 
 Data: "x_0", latents of the 16-channel autoencoder, normalised by the channel with the
 file's arrays "shift" and "scale", and precomputed "text" and "mask". Not run here at

@@ -7,7 +7,8 @@
 across Diverse Aspect Ratios", 2025. From the published code (W2GenAI-Lab/UltraFlux
 8dec21b): Flux dev's network, whose rows and columns are extended from 64 tokens by
 `ResonanceYaRN`; an autoencoder that halves Flux's grid, so that 4096 pixels are 256 x
-256 latents; the sampler's time shift 4. The training code is not published.
+256 latents; the sampler's time shift 4, 50 steps, told guidance 4. The training code is
+not published.
 
 Left out, because no code of it is: the SNR-aware Huber loss on wavelets and the
 curriculum of aesthetic stages; the plain squared error and SD3's times stand in. The

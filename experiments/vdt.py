@@ -4,13 +4,15 @@
     jdit train vdt --data.path latents.npz
 
 From the paper and its code: latents of Stable Diffusion's autoencoder frame by frame,
-DDPM's linear schedule of 1,000 steps, noise prediction with learned variance, AdamW at
-a constant 1e-4 without decay, EMA 0.9999; each video is noised as one of seven tasks
-says (`KnownFrames`), and only what is noised is trained. Sky Time-Lapse, the data of
-the published unified model, is no class data: every video is class 0.
+DDPM's linear schedule of 1,000 steps, noise prediction with learned variance; each
+video is noised as one of seven tasks says (`KnownFrames`), and only what is noised is
+trained. Sky Time-Lapse, the data of the published unified model, is no class data:
+every video is class 0.
 
-Chosen here: the batch and the number of steps, which the published code does not tell;
-one rectangle instead of several for regions. The file holds x_0 as `n t h w c`.
+The published code samples and does not train. As DiT, from which it is built, trains:
+AdamW at a constant 1e-4 without decay or clipping, EMA 0.9999, 250 ancestral steps.
+Chosen here: the batch and the number of steps; one rectangle instead of several for
+regions. The paper's own numbers could not be read. The file holds x_0 as `n t h w c`.
 """
 
 from collections.abc import Callable

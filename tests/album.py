@@ -264,7 +264,7 @@ ALBUM = {
             (4, 4),
             patch=1,
             conditioning=Text(6),
-            stretch=TimeAware(2.0),
+            stretch=TimeAware(2.0, 8),
             base_tokens=9,
             context_drop=2,
             **LUMINA,

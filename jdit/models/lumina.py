@@ -245,9 +245,11 @@ class NextDiT(FlagDiT):
     Larger images than trained on: `stretch` (`jdit.tokens.stretched`) and base_tokens.
 
     context_drop: merge the keys and values of squares of so many rows and columns into
-        their mean ("Context Drop"), which 1 does not. It is time-aware as the paper
-        describes: at noise in all layers, at data in none. Which layers in between is
-        not published: here the first ones, in proportion to the time.
+        their mean ("Context Drop"), which 1 does not. Keys are normed and turned first,
+        as in the published code (visual_anagrams/models/nextdit.py, where it is
+        switched off and not time-aware). The paper drops in all layers at noise and in
+        none at data. In which layers between is not published: here the first ones, in
+        proportion to the time.
 
     Source: Alpha-VLLM/Lumina-T2X, lumina_next_t2i/models/model.py.
     """

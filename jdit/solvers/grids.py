@@ -288,10 +288,12 @@ class TwoSided:
     """Times on a sigmoid with another slope on each side of its middle, rescaled.
 
     Over u from 0 (noise) to 1 (data) it is a sigmoid of `early (u - middle)` before the
-    middle and of `late (u - middle)` after it: the steps near both ends are small. The
-    Flow ODE is bent most near noise, and then near data (Lumina-Next, Zhuo et al.,
-    2024, whose parameters these are). The paper's formula could not be checked here:
-    that the pieces meet at one half, and that the ends are rescaled, is derived.
+    middle and of `late (u - middle)` after it, and so one half there: the steps near
+    both ends are small. The Flow ODE is bent most near noise, and then near data
+    (Lumina-Next, Zhuo et al., 2024, whose parameters these are, with the midpoint rule
+    for 10 to 20 evaluations). The published code has no such schedule, but the paper's
+    other one, which is `Shifted`. Derived: the sign of the piece after the middle,
+    which as it is quoted elsewhere would fall, and the rescaling to reach both ends.
     """
 
     middle: float = 0.6

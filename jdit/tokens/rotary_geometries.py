@@ -21,7 +21,6 @@ Table = tuple[Float[Array, "s k"], Float[Array, "s k"]]
 
 
 @runtime_checkable
-@runtime_checkable
 class Geometry(Protocol):
     """The rotary table of text and image tokens; axes: channels each axis turns."""
 
@@ -109,7 +108,9 @@ class ResonanceYaRN:
     - the axis's queries and keys are scaled by `1 + 0.1 log s`, the text's too.
 
     trained: the length L of each axis in tokens; 0 for an axis that is left as it is.
-    Source: W2GenAI-Lab/UltraFlux 8dec21b, transformer_flux.py, `FluxPosEmbed`.
+        The code's 64 are 2,048 pixels in tokens of 32.
+    Source: W2GenAI-Lab/UltraFlux 8dec21b, transformer_flux.py, `FluxPosEmbed`, whose
+        resonance was mended in December 2025.
     """
 
     axes: tuple[int, ...] = (16, 56, 56)
@@ -176,17 +177,18 @@ class ResonanceYaRN:
 class Centred:
     """`Axes` with the image's centre in one place at every size: Seedream 2.0.
 
-    The paper says that its Scaled RoPE has a scale for each resolution, such that the
-    patches in the centre of an image share similar positions across resolutions; it
-    gives no formula. Derived here: about the centre of the trained grid, with the scale
-    that gives every image the trained area,
+    The paper says that its Scaling RoPE has scale factors by the image's resolution,
+    such that the patches in the centre of an image share similar positions across
+    resolutions; it gives no formula, and names no code. Derived here: about the centre
+    of the trained grid, with the scale that gives every image the trained area,
 
         position = (trained - 1) / 2 + scale (index - (size - 1) / 2),
         scale = sqrt(trained rows x columns / rows x columns),
 
-    on both axes, so that shapes are kept and the trained grid is `Axes`. Text stands at
-    the origin (the paper is silent). trained: rows and columns.
-    Source: Seedream 2.0 (Gong et al., 2025), section on the diffusion transformer.
+    on both axes, so that shapes are kept and the trained grid is `Axes`. Text is not
+    turned, which is to stand at the origin: the paper turns image tokens only, and adds
+    learned positions to text. trained: rows and columns.
+    Source: Seedream 2.0 (Gong et al., 2025), section 3.1 and figure 10.
     """
 
     axes: tuple[int, ...] = (32, 32)

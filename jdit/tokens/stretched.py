@@ -46,10 +46,12 @@ class Scaled:
 class FrequencyAware:
     """`max((theta scale^(1 / target))^-share, theta^-share / scale)` (Lumina-Next).
 
-    target is the share whose wavelength is the trained length: there and at longer
-    waves positions are interpolated, so that no wave repeats within the image, and
-    shorter ones are stretched less the shorter they are. scale: how many times longer
-    an axis is than in training; trained: its length there, in tokens.
+    target is the share whose wavelength is the trained length, `log(L / 2 pi)` to the
+    base theta: there and at longer waves positions are interpolated, so that no wave
+    repeats within the image, and shorter ones are stretched less the shorter they are.
+    scale: how many times longer an axis is than in training; trained: its length L
+    there, in tokens. The paper writes L for the length of training; that it is each
+    axis's own is derived. No published code has it.
     """
 
     scale: float = 1.0
@@ -67,17 +69,25 @@ class TimeAware:
     """From interpolated positions at noise to a larger base at data (Lumina-Next).
 
     `max((theta scale^(d / d_t))^-share, theta^-share / scale)` with
-    `d_t = (d - 1)(1 - time) + 1`, d the channels of an axis: the layout is drawn on
-    the trained canvas, the details at their own size.
+    `d_t = (d - 1)(1 - time) + 1`: the layout is drawn on the trained canvas, the
+    details at their own size. scale: how many times longer an axis is than in training.
+    width: d, the channels of a whole head (72 in the published 2B model). The published
+    code has `Watershed` in its place.
+
+    Raises ValueError for a width below 1.
     """
 
     scale: float = 1.0
+    width: int = 72
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width is {self.width}, but it must be at least 1")
 
     def __call__(
         self, share: Float[np.ndarray, " k"], theta: float, time: Float[Array, " b"]
     ) -> Float[Array, "*b k"]:
-        d = 2 * len(share)
-        power = d / ((d - 1) * (1 - time[:, None]) + 1)
+        power = self.width / ((self.width - 1) * (1 - time[:, None]) + 1)
         return _at_least_interpolated(share, theta, self.scale, power)
 
 
@@ -86,7 +96,8 @@ class Watershed:
     """Interpolated above a time, a larger base below: Lumina-Next's published code.
 
     `theta^-share / scale` while `1 - time < watershed`, else `(theta scale)^-share`. A
-    watershed of 1, the code's default, interpolates at all times but 0.
+    watershed of 1, the model's default, interpolates at all times but 0; the published
+    demo takes 0.3. Source: lumina_next_t2i/models/model.py, `precompute_freqs_cis`.
     """
 
     scale: float = 1.0

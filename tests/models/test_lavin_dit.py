@@ -63,5 +63,5 @@ def test_bad_conditions_and_weights_say_so(tmp_path):
 
 def test_the_recipe_runs_at_full_size():
     model = load_recipe("lavin_dit").model
-    shown = {"shown": ((3, 64, 64, 16), np.float32)}
-    assert shape_of_prediction(model, shown) == (2, 1, 64, 64, 16)
+    shown = {"shown": ((3, 32, 32, 16), np.float32)}
+    assert shape_of_prediction(model, shown) == (2, 1, 32, 32, 16)

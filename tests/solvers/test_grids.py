@@ -17,6 +17,7 @@ from jdit.solvers import (
     Stretched,
     Sway,
     Trailing,
+    TwoSided,
     Uniform,
 )
 
@@ -26,6 +27,16 @@ FLOW = Gaussian(Linear())
 def indices(grid, steps):
     times = np.asarray(grid(FLOW, steps))[:-1]
     return np.round(times * grid.total - 1).astype(int)[::-1].tolist()
+
+
+def test_two_sided_times_are_sigmoids_on_both_sides():
+    """Up to one affine map, log odds rise by 6 and then by 20 in u; half at 0.6."""
+    time = np.asarray(TwoSided()(FLOW, 10), np.float64)
+    ends = 1 / (1 + np.exp([3.6, -8.0]))
+    risen = ends[0] + (1 - time) * (ends[1] - ends[0])
+    odds = np.log(risen / (1 - risen))
+    np.testing.assert_allclose(odds[:7], 6 * (np.arange(7) / 10 - 0.6), atol=1e-4)
+    np.testing.assert_allclose(odds[6:9], 20 * np.arange(3) / 10, atol=1e-3)
 
 
 def test_respaced_indices():

@@ -46,6 +46,11 @@ def test_time_leads_from_interpolation_to_a_larger_base():
     np.testing.assert_allclose(data, 20000.0**-SHARE, rtol=1e-5)
     np.testing.assert_allclose(noise[1:], PLAIN[1:] / 2, rtol=1e-5)
     assert np.all(between <= data * (1 + 1e-6)) and np.all(between >= noise * 0.999999)
+    late = 72 / (71 * 0.6 + 1)  # at time 0.4, of heads of 72 channels
+    ntk = (10000.0 * 2**late) ** -SHARE
+    np.testing.assert_allclose(between, np.maximum(ntk, PLAIN / 2), rtol=1e-5)
+    with pytest.raises(ValueError, match="width is 0"):
+        TimeAware(2.0, 0)
 
 
 def test_the_published_watershed():
