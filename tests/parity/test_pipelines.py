@@ -25,8 +25,8 @@ from jdit.solvers import normal  # noqa: E402
 
 PROMPT, NEGATIVE = "a small owl with wings", "the red hill"
 IMAGES = dict(
-    dit=(16, 16), pixart=(16, 24), sd3=(16, 24), flux=(16, 24), hunyuan_dit=(64, 96),
-    lumina=(64, 96), qwen_image=(32, 48),
+    dit=(16, 16), pixart=(16, 24), pixart_sigma=(16, 24), sd3=(16, 24), flux=(16, 24),
+    hunyuan_dit=(64, 96), lumina=(64, 96), qwen_image=(32, 48),
 )  # fmt: skip
 VIDEOS = dict(
     latte=(3, 16, 24), wan=(5, 16, 32), wan_euler=(5, 16, 32), cogvideox=(9, 32, 48),
@@ -60,7 +60,7 @@ def reference(name, pipe, x, size, steps, scale):
     match name:
         case "dit":
             return dit_latents(pipe, latents, steps, scale)
-        case "pixart":
+        case "pixart" | "pixart_sigma":
             told |= dict(use_resolution_binning=False, clean_caption=False)
         case "hunyuan_dit":
             told |= dict(use_resolution_binning=False)

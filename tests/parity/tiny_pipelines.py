@@ -129,18 +129,22 @@ def dit(folder):
     return pipe
 
 
-def pixart(folder):
+def pixart(folder, kind=diffusers.PixArtAlphaPipeline):
     model = diffusers.PixArtTransformer2DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8,
         num_layers=2, sample_size=8, patch_size=2, cross_attention_dim=32,
         caption_channels=32, use_additional_conditions=False,
     )  # fmt: skip
-    pipe = diffusers.PixArtAlphaPipeline(
+    pipe = kind(
         t5_tokenizer(), t5(), vae(), random(model),
         diffusers.DPMSolverMultistepScheduler(),
     )  # fmt: skip
     pipe.save_pretrained(folder)
     return pipe
+
+
+def pixart_sigma(folder):
+    return pixart(folder, diffusers.PixArtSigmaPipeline)
 
 
 def sd3(folder):

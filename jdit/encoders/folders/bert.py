@@ -27,6 +27,10 @@ def read(fields: Fields) -> Bert:
         activation=fields.activation("hidden_act", "gelu"),
         eps=fields.take("layer_norm_eps", 1e-12),
     )
+    fields.ignore(  # of the first BERTs' other readers
+        "directionality", "pooler_fc_size", "pooler_num_attention_heads",
+        "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
+    )  # fmt: skip
     fields.done()
     return encoder
 

@@ -167,9 +167,8 @@ def _family(
 
 def _language_config(config: dict[str, Any]) -> dict[str, Any]:
     """The language model of a Qwen2.5-VL, whose old folders keep it at the top."""
-    own = config.get("text_config") or {
-        key: value for key, value in config.items() if key not in _SEEING
-    }
+    own = config.get("text_config") or config
+    own = {key: value for key, value in own.items() if key not in _SEEING}
     defaults = dict(rms_norm_eps=1e-5)
     if not own.get("rope_parameters"):
         defaults |= dict(rope_theta=1e6)
