@@ -4,9 +4,9 @@
     jdit train fit --data.path imagenet/train
 
 From the published code (google-research/pix2seq): the network; noise prediction under
-the cosine schedule; and, from the same authors' configuration of RIN for ImageNet
-(configs/config_diffusion_imagenet64.py), which this code trains with the same trainer,
-widths 512 of tokens and 768 of latents with 16 heads, patches of 8, 150,000 steps of
+the cosine schedule; and, from its configuration of RIN (Jabri et al., 2023) for
+ImageNet (configs/config_diffusion_imagenet64.py), which the same trainer trains, widths
+512 of tokens and 768 of latents with 16 heads, patches of 8, 150,000 steps of
 1,024 images, 10,000 steps of warm-up, weight decay 0.01, gradients clipped at 1, EMA
 0.9999, mirrored images, latents carried on for 9 of 10 examples, no labels dropped, and
 sampling without guidance by 250 steps of DDPM with the large variance. RIN trains on
@@ -14,7 +14,7 @@ gamma that falls linearly, and samples on the cosine schedule; here both are cos
 
 Chosen here, because no configuration of FIT is published and the paper's tables could
 not be read: 256 pixels, 16 groups with 16 latents each, and layers (4)4(4)4(4)4(4)4(4).
-Published runs use LAMB with rate 2e-3 and a cosine after 70% of the steps; AdamW with
+RIN's run uses LAMB with rate 2e-3 and a cosine after 70% of the steps; AdamW with
 rate 3e-4 and a cosine of the whole run stand for it.
 """
 

@@ -299,7 +299,7 @@ class FIT(Backbone):
 def fit(**changes: Any) -> FIT:
     """256 x 256 pixels in 16 groups of 64 tokens, each with 16 latents (203 M).
 
-    The widths are those of the same authors' RIN for ImageNet at 64 x 64 in the same
+    The widths are those of RIN (Jabri et al., 2023) for ImageNet at 64 x 64 in the same
     code, configs/config_diffusion_imagenet64.py; it has no configuration of FIT.
     """
     return FIT(**changes)
