@@ -216,29 +216,34 @@ def unpack(
     ours: dict[str, Any] = {}
     for rule in layout.rules:
         layers = rule.layers(model, shapes[rule.ours[0][0]].shape)
-        held: list[np.ndarray] = []
-        for layer in layers:
-            keys = rule.keys(layer)
-            read = [np.asarray(source.read(key), np.float32) for key in keys]
-            parts = rule.forward(read, model)
-            if rule.stacked:
-                if layer == 0:
-                    held = [
-                        np.empty((len(layers), *part.shape), place.host)
-                        for part in parts
-                    ]
-                for stack, part in zip(held, parts, strict=True):
-                    stack[layer] = part
-            elif layer == 0:
-                held = parts
-            elif not all(map(np.array_equal, held, parts)):
-                raise ValueError(
-                    f"{keys[0]!r} of {source.name} differs from that of layer 0, but "
-                    "in a DiT all layers read one embedding"
-                )
-        for (name, _), value in zip(rule.ours, held, strict=True):
-            ours[name] = place(name, value)
+        held = _gather(rule, model, source, layers, place.host)
+        for name, _ in rule.ours:  # no name here keeps what has been placed
+            ours[name] = place(name, held.pop(0))
     return nest(ours)
+
+
+def _gather(
+    rule: Rule, model: Any, source: Source, layers: range, dtype: np.dtype
+) -> list[np.ndarray]:
+    """The parameters of one rule on the host, stacked over layers where they are."""
+    held: list[np.ndarray] = []
+    for layer in layers:
+        keys = rule.keys(layer)
+        read = [np.asarray(source.read(key), np.float32) for key in keys]
+        parts = rule.forward(read, model)
+        if rule.stacked:
+            if layer == 0:
+                held = [np.empty((len(layers), *part.shape), dtype) for part in parts]
+            for stack, part in zip(held, parts, strict=True):
+                stack[layer] = part
+        elif layer == 0:
+            held = parts
+        elif not all(map(np.array_equal, held, parts)):
+            raise ValueError(
+                f"{keys[0]!r} of {source.name} differs from that of layer 0, but "
+                "in a DiT all layers read one embedding"
+            )
+    return held
 
 
 def pack(layout: Layout, model: Any, params: Params) -> dict[str, np.ndarray]:
