@@ -3,16 +3,22 @@
 
     jdit train ultraflux --data.path captioned_4k.safetensors --training.start ...
 
-"UltraFlux: Data-Model Co-Design for High-quality Native 4K Text-to-Image Generation
-across Diverse Aspect Ratios", 2025. From the published code (W2GenAI-Lab/UltraFlux
-8dec21b): Flux dev's network, whose rows and columns are extended from 64 tokens by
-`ResonanceYaRN`; an autoencoder that halves Flux's grid, so that 4096 pixels are 256 x
-256 latents; the sampler's time shift 4, 50 steps, told guidance 4. The training code is
-not published.
+Ye et al., 2025, "UltraFlux: Data-Model Co-Design for High-quality Native 4K
+Text-to-Image Generation across Diverse Aspect Ratios". From the published code
+(W2GenAI-Lab/UltraFlux 8dec21b): Flux dev's network, whose rows and columns are extended
+from 64 tokens by `ResonanceYaRN`; an autoencoder that halves Flux's grid, so that 4096
+pixels are 256 x 256 latents; the sampler's time shift 4, 50 steps, told guidance 4.
+From the paper: the objective, `HuberWavelet`, with Haar wavelets and thresholds from
+0.2 to 1; AdamW at 1e-6, batches of 64, 30,000 steps of this first stage on all of the
+data; the second is `experiments/ultraflux_aesthetic.py`. The autoencoder and the text
+encoders are frozen.
 
-Left out, because no code of it is: the SNR-aware Huber loss on wavelets and the
-curriculum of aesthetic stages; the plain squared error and SD3's times stand in. The
-post-trained autoencoder is not part of the backbone. Rate, batch and steps were chosen.
+Not published, and chosen: the objective's alpha, beta and gamma, the distribution of
+times ("standard" in the paper; here SD3's with the sampler's shift), warm-up. The paper
+mixes twelve or so sizes around 4096 x 4096 by aspect ratio; this recipe has the square
+one (`--model.grid` takes another). The post-training of the autoencoder's decoder is
+not here: the paper sums a squared error, 0.1 of a perceptual and 0.2 of a wavelet loss
+on the high bands, of which it names neither the features nor the norm.
 
 Data: as for flux, at 256 x 256 latents, with "guidance" for each example. Not run here
 at this size.
@@ -22,7 +28,7 @@ from dataclasses import replace
 
 from experiments.flux import recipe as flux
 from jdit.models.flux import flux_dev
-from jdit.objectives import Denoising, LogitNormal
+from jdit.objectives import HuberWavelet, LogitNormal
 from jdit.objectives import Shifted as ShiftedTime
 from jdit.recipe import Recipe
 from jdit.solvers import Shifted
@@ -41,9 +47,9 @@ def recipe() -> Recipe:
             remat="block",
         ),
         data=replace(first.data, conditions=("text", "pooled", "guidance")),
-        objective=Denoising(times=ShiftedTime(LogitNormal(), 4.0)),
+        objective=HuberWavelet(times=ShiftedTime(LogitNormal(), 4.0)),
         training=replace(
-            first.training, steps=10_000, batch=64, learning_rate=1e-5, warmup=500
+            first.training, steps=30_000, batch=64, learning_rate=1e-6, warmup=500
         ),
         sampling=replace(first.sampling, grid=Shifted(4.0), steps=50),
     )

@@ -7,6 +7,7 @@ from jdit.objectives.pyramid import Pyramid
 from jdit.objectives.self_conditioned import SelfConditioned
 from jdit.objectives.sum import Sum, Term
 from jdit.objectives.times import (
+    Band,
     CosMap,
     DiscreteTime,
     LogitNormal,
@@ -18,6 +19,7 @@ from jdit.objectives.times import (
     resolution_shift,
     shifted,
 )
+from jdit.objectives.wavelet import HuberWavelet, haar, pseudo_huber
 from jdit.objectives.weightings import (
     EDMWeight,
     MinSNR,
@@ -27,11 +29,13 @@ from jdit.objectives.weightings import (
 )
 
 __all__ = [
+    "Band",
     "CosMap",
     "Denoising",
     "DenoisingVLB",
     "DiscreteTime",
     "EDMWeight",
+    "HuberWavelet",
     "LogNormalSigma",
     "LogitNormal",
     "MinSNR",
@@ -48,7 +52,9 @@ __all__ = [
     "UniformTime",
     "UniformWeight",
     "Weighting",
+    "haar",
     "loss",
+    "pseudo_huber",
     "resolution_shift",
     "shifted",
     "squared_error",

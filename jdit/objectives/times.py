@@ -140,6 +140,29 @@ class Shifted:
         return shifted(self.inner(key, shape), self.shift)
 
 
+@dataclass(frozen=True)
+class Band:
+    """Another distribution's times, squeezed into one band: `low + (high - low) t`.
+
+    A stage of training that sees some noise levels only, as UltraFlux's second, whose
+    times are above 0.54 (Ye et al., 2025, section 3.2.4 and table 9).
+    """
+
+    inner: TimeSampling = UniformTime()
+    low: float = 0.54
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(
+                f"low is {self.low} and high {self.high}, but a band of times has "
+                "0 <= low < high <= 1"
+            )
+
+    def __call__(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "..."]:
+        return self.low + (self.high - self.low) * self.inner(key, shape)
+
+
 def shifted(time: Float[Array, "..."], shift: float) -> Float[Array, "..."]:
     """`shift t / (1 + (shift - 1) t)`, which keeps 0 and 1."""
     return shift * time / (1 + (shift - 1) * time)

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from jdit.objectives import (
+    Band,
     CosMap,
     Denoising,
     DenoisingVLB,
     DiscreteTime,
     EDMWeight,
+    HuberWavelet,
     LogitNormal,
     LogNormalSigma,
     MinSNR,
@@ -38,6 +40,7 @@ TIMES = [
     LogNormalSigma(),
     Shifted(),
     Shifted(LogitNormal(), 1.5),
+    Band(),
 ]
 WEIGHTINGS = [UniformWeight(), MinSNR(), SoftMinSNR(), EDMWeight()]
 NOISE = Gaussian(DDPMLinear(), "noise")
@@ -49,6 +52,8 @@ OBJECTIVES = [
     (Denoising(Shifted(), SoftMinSNR()), Gaussian(VPCosine(), "v")),
     (DenoisingVLB(), NOISE),
     (DenoisingVLB(0.0, MinSNR()), NOISE),
+    (HuberWavelet(LogitNormal()), Gaussian()),
+    (HuberWavelet(beta=1.0), NOISE),
     (Sum((Term("a", Denoising()), Term("b", Denoising(Mode()), 0.5))), Gaussian()),
 ]
 each_time = pytest.mark.parametrize("times", TIMES, ids=repr)

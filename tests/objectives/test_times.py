@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import kstest, norm
 
 from jdit.objectives import (
+    Band,
     CosMap,
     DiscreteTime,
     LogitNormal,
@@ -56,6 +57,8 @@ CLOSED_FORMS = [
     (CosMap(), cosmap),
     (LogNormalSigma(), log_normal_sigma),
     (Shifted(), lambda t: t / (3 - 2 * t)),
+    (Band(), lambda t: max(t - 0.54, 0) / 0.46),
+    (Band(CosMap(), 0.1, 0.3), lambda t: cosmap((t - 0.1) / 0.2)),
     (Shifted(UniformTime(), 0.5), lambda t: t / (0.5 + 0.5 * t)),
 ]
 
@@ -124,6 +127,7 @@ def test_the_shift_of_a_resolution_keeps_the_uncertainty_of_its_mean():
         (lambda: LogNormalSigma(scale=-1.0), "scale is -1.0"),
         (lambda: LogNormalSigma(sigma_max=0.0), "sigma_max is 0.0"),
         (lambda: Shifted(shift=0.0), "shift is 0.0"),
+        (lambda: Band(low=0.5, high=0.5), "low is 0.5 and high 0.5"),
         (lambda: resolution_shift(0, 256), "tokens is 0"),
     ],
 )
