@@ -14,6 +14,12 @@ from jdit.codecs.kl import (
     sdxl_vae,
     va_vae,
 )
+from jdit.codecs.lavin import (
+    AutoencoderKLSTVAE,
+    lavin_vae,
+    load_lavin_vae,
+    save_lavin_vae,
+)
 from jdit.codecs.ldm import load_ldm
 from jdit.codecs.ltx import AutoencoderKLLTXVideo, ltx_vae
 from jdit.codecs.tiled import Tiled
@@ -33,6 +39,7 @@ __all__ = [
     "AutoencoderKLHunyuanVideo",
     "AutoencoderKLLTXVideo",
     "AutoencoderKLQwenImage",
+    "AutoencoderKLSTVAE",
     "AutoencoderKLWan",
     "AutoencoderTiny",
     "Codec",
@@ -44,11 +51,14 @@ __all__ = [
     "cogvideox_vae",
     "flux_vae",
     "hunyuan_video_vae",
+    "lavin_vae",
     "load_codec",
+    "load_lavin_vae",
     "load_ldm",
     "ltx_vae",
     "qwen_image_vae",
     "save_codec",
+    "save_lavin_vae",
     "sd3_vae",
     "sd_vae",
     "sdxl_vae",

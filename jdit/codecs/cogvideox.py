@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The causal autoencoder of videos of CogVideoX."""
+"""The causal autoencoder of videos of CogVideoX, and what others share with it."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -75,8 +75,8 @@ class SpatialNorm(nn.Module):
 def enlarge(
     z: Float[Array, "b t h w d"], shape: tuple[int, ...]
 ) -> Float[Array, "b s y x d"]:
-    """Each value repeated to fill the shape; of an odd clip, the first frame once."""
-    odd = z.shape[1] % 2
+    """Each value repeated to fill the shape; of odd frames, the first once."""
+    odd = shape[1] % 2
     f = (shape[1] - odd) // max(z.shape[1] - odd, 1)
     z = first_and_rest(z[:, :odd], jnp.repeat(z[:, odd:], f, 1))
     p, q = shape[2] // z.shape[2], shape[3] // z.shape[3]
@@ -134,13 +134,12 @@ class Level(nn.Module):
 class Encoder(nn.Module):
     """Videos to `features` per latent. Level 0 is the finest, here and below."""
 
-    codec: "AutoencoderKLCogVideoX"
+    codec: "LevelledCodec"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b s y x c"]) -> Float[Array, "b t h w e"]:
-        own, frames = self.codec, x.shape[1]
-        rest = max(frames // 8, 1) - 1
-        chunks = Chunks(frames - 8 * rest, rest)
+        own = self.codec
+        chunks = own.cut(x.shape[1], 8)
         x = HeldConv(own.widths[0], name="in")(x)
         for i, width in enumerate(own.widths):
             level = Level(width, own.blocks, own.groups, name=f"level_{i}")
@@ -151,7 +150,7 @@ class Encoder(nn.Module):
                 odd = x.shape[1] % 2
                 pairs = reduce(x[:, odd:], "b (t f) h w d -> b t h w d", "mean", f=2)
                 x = first_and_rest(x[:, :odd], pairs)
-                chunks = Chunks(-(-chunks.first // 2), rest)
+                chunks = Chunks(-(-chunks.first // 2), chunks.rest)
             conv = Conv(width, stride=2, padding=(0, 1), name=f"shrink_{i}")
             x = each_frame(conv, x)
         x = Level(own.widths[-1], 2, own.groups, name="middle")(x, None, chunks)
@@ -162,13 +161,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to videos."""
 
-    codec: "AutoencoderKLCogVideoX"
+    codec: "LevelledCodec"
 
     @nn.compact
     def __call__(self, z: Float[Array, "b t h w c"]) -> Float[Array, "b s y x e"]:
-        own, frames, last = self.codec, z.shape[1], len(self.codec.widths) - 1
-        odd, rest = frames % 2, max(frames // 2, 1) - 1
-        chunks = Chunks(frames - 2 * rest, rest)
+        own, last = self.codec, len(self.codec.widths) - 1
+        alone, chunks = own.alone(z.shape[1]), own.cut(z.shape[1], 2)
         x = HeldConv(own.widths[-1], name="in")(z)
         x = Level(own.widths[-1], 2, own.groups, name="middle")(x, z, chunks)
         for i, width in reversed(tuple(enumerate(own.widths))):
@@ -177,15 +175,103 @@ class Decoder(nn.Module):
             if i == 0:
                 break
             if last - i < own.halvings:
-                x = first_and_rest(x[:, :odd], jnp.repeat(x[:, odd:], 2, 1))
-                chunks = Chunks(2 * chunks.first - odd, rest)
+                x = first_and_rest(x[:, :alone], jnp.repeat(x[:, alone:], 2, 1))
+                chunks = Chunks(2 * chunks.first - alone, chunks.rest)
             x = each_frame(Conv(width, name=f"grow_{i}"), each_frame(double, x))
         x = nn.silu(SpatialNorm(own.groups, name="norm")(x, z, chunks))
         return HeldConv(own.channels, name="out")(x)
 
 
+class LevelledCodec(VideoCodec):
+    """Codecs of these layers, which differ in where a clip is cut.
+
+    Fields are those of `AutoencoderKLCogVideoX`.
+    """
+
+    channels: int
+    latent_channels: int
+    widths: tuple[int, ...]
+    blocks: int
+    groups: int
+    time_factor: int
+    dtype: Literal["float32", "bfloat16"]
+
+    def cut(self, frames: int, size: int) -> Chunks:
+        """The chunks, of about `size` frames, that a norm takes by themselves."""
+        raise NotImplementedError
+
+    def alone(self, latents: int) -> int:
+        """How many latents, 0 or 1, decode to one frame each."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        if not self.widths or any(width % self.groups for width in self.widths):
+            raise ValueError(
+                f"widths are {self.widths}, but each must be a multiple of groups, "
+                f"{self.groups}"
+            )
+        if self.blocks < 1:
+            raise ValueError(f"blocks is {self.blocks}, but it must be at least 1")
+        if self.time_factor not in (1, 2, 4, 8) or self.halvings >= len(self.widths):
+            raise ValueError(
+                f"time_factor is {self.time_factor}, but it must be 1, 2, 4 or 8, and "
+                f"at most {2 ** (len(self.widths) - 1)} with {len(self.widths)} widths"
+            )
+        check_statistics(self)
+
+    @property
+    def halvings(self) -> int:
+        """How many times the frames are halved."""
+        return self.time_factor.bit_length() - 1
+
+    @property
+    def factor(self) -> Grid:
+        side = 2 ** (len(self.widths) - 1)
+        return (self.time_factor, side, side)
+
+    def _latents(self, frames: int) -> int:
+        if frames < 1:
+            raise ValueError(f"the video has {frames} frames, but it must have some")
+        for _ in range(self.halvings):
+            frames = -(-frames // 2)
+        return frames
+
+    def _frames(self, latents: int) -> int:
+        alone = self.alone(latents)
+        return alone + (latents - alone) * self.time_factor
+
+    def init(self, key: Key) -> Params:
+        """Parameters, initialised as torch does, but biases are zero."""
+        encoder, decoder = jax.random.split(key)
+        side = self.factor[1]
+        video = jnp.zeros((1, 1, side, side, self.channels))
+        latents = jnp.zeros((1, 1, 1, 1, self.latent_channels))
+        return {
+            "encoder": Encoder(self).init(encoder, video)["params"],
+            "decoder": Decoder(self).init(decoder, latents)["params"],
+        }
+
+    def encode(self, params: Params, x: Float[Array, "b s y x c"]) -> Posterior:
+        """The distribution of the latents of videos in [-1, 1].
+
+        The logarithm of the variance is kept within [-30, 20], as published.
+        """
+        check_video(self, x)
+        moments = call(Encoder(self), params["encoder"], x.astype(self.dtype))
+        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, -1)
+        return Posterior(mean, logvar.clip(-30, 20))
+
+    def decode(
+        self, params: Params, z: Float[Array, "b t h w c"]
+    ) -> Float[Array, "b s y x e"]:
+        """Videos, about in [-1, 1], of latents as `encode` gives them."""
+        check_video_latents(self, z)
+        z = z.astype(self.dtype)
+        return call(Decoder(self), params["decoder"], z).astype(jnp.float32)
+
+
 @dataclass(frozen=True)
-class AutoencoderKLCogVideoX(VideoCodec):
+class AutoencoderKLCogVideoX(LevelledCodec):
     """A causal variational autoencoder of videos (Yang et al., 2024, section 2.1).
 
     channels: of videos. latent_channels: of latents.
@@ -233,70 +319,14 @@ class AutoencoderKLCogVideoX(VideoCodec):
     invert_scale_latents: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
 
-    def __post_init__(self) -> None:
-        if not self.widths or any(width % self.groups for width in self.widths):
-            raise ValueError(
-                f"widths are {self.widths}, but each must be a multiple of groups, "
-                f"{self.groups}"
-            )
-        if self.blocks < 1:
-            raise ValueError(f"blocks is {self.blocks}, but it must be at least 1")
-        if self.time_factor not in (1, 2, 4, 8) or self.halvings >= len(self.widths):
-            raise ValueError(
-                f"time_factor is {self.time_factor}, but it must be 1, 2, 4 or 8, and "
-                f"at most {2 ** (len(self.widths) - 1)} with {len(self.widths)} widths"
-            )
-        check_statistics(self)
+    def cut(self, frames: int, size: int) -> Chunks:
+        """The first chunk takes the remainder too."""
+        rest = max(frames // size, 1) - 1
+        return Chunks(frames - size * rest, rest)
 
-    @property
-    def halvings(self) -> int:
-        """How many times the frames are halved."""
-        return self.time_factor.bit_length() - 1
-
-    @property
-    def factor(self) -> Grid:
-        side = 2 ** (len(self.widths) - 1)
-        return (self.time_factor, side, side)
-
-    def _latents(self, frames: int) -> int:
-        if frames < 1:
-            raise ValueError(f"the video has {frames} frames, but it must have some")
-        for _ in range(self.halvings):
-            frames = -(-frames // 2)
-        return frames
-
-    def _frames(self, latents: int) -> int:
-        odd = latents % 2
-        return odd + (latents - odd) * self.time_factor
-
-    def init(self, key: Key) -> Params:
-        """Parameters, initialised as torch does, but biases are zero."""
-        encoder, decoder = jax.random.split(key)
-        side = self.factor[1]
-        video = jnp.zeros((1, 1, side, side, self.channels))
-        latents = jnp.zeros((1, 1, 1, 1, self.latent_channels))
-        return {
-            "encoder": Encoder(self).init(encoder, video)["params"],
-            "decoder": Decoder(self).init(decoder, latents)["params"],
-        }
-
-    def encode(self, params: Params, x: Float[Array, "b s y x c"]) -> Posterior:
-        """The distribution of the latents of videos in [-1, 1].
-
-        The logarithm of the variance is kept within [-30, 20], as published.
-        """
-        check_video(self, x)
-        moments = call(Encoder(self), params["encoder"], x.astype(self.dtype))
-        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, -1)
-        return Posterior(mean, logvar.clip(-30, 20))
-
-    def decode(
-        self, params: Params, z: Float[Array, "b t h w c"]
-    ) -> Float[Array, "b s y x e"]:
-        """Videos, about in [-1, 1], of latents as `encode` gives them."""
-        check_video_latents(self, z)
-        z = z.astype(self.dtype)
-        return call(Decoder(self), params["decoder"], z).astype(jnp.float32)
+    def alone(self, latents: int) -> int:
+        """The first of an odd number."""
+        return latents % 2
 
 
 def cogvideox_vae(scaling_factor: float = 1.15258426) -> AutoencoderKLCogVideoX:

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from jdit.codecs.cogvideox import AutoencoderKLCogVideoX
+from jdit.codecs.cogvideox import LevelledCodec
 from jdit.codecs.hunyuan_video import AutoencoderKLHunyuanVideo
 from jdit.codecs.layouts import CONV, POINT
 from jdit.codecs.ltx import AutoencoderKLLTXVideo
@@ -90,7 +90,7 @@ def wan_layout(codec: AutoencoderKLWan) -> Layout:
     return Layout(f"diffusers' {type(codec).__name__}", tuple(rules))
 
 
-def cogvideox_layout(codec: AutoencoderKLCogVideoX) -> Layout:
+def cogvideox_layout(codec: LevelledCodec) -> Layout:
     """The tensors of diffusers' AutoencoderKLCogVideoX."""
 
     def normal(side: str, theirs: str, ours: str) -> list[Rule]:

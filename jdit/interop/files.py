@@ -96,10 +96,14 @@ def open_tensors(path: str | Path) -> Source:
 
 
 def write_tensors(
-    path: str | Path, tensors: Mapping[str, np.ndarray], dtype: DType = "float32"
+    path: str | Path,
+    tensors: Mapping[str, np.ndarray],
+    dtype: DType = "float32",
+    nest: str | None = None,
 ) -> None:
     """Write named float arrays to a .safetensors or a torch file, whole or not at all.
 
+    nest: the key under which a torch file holds them all, if its readers look there.
     bfloat16 rounds to nearest even; what was bfloat16 before comes back bitwise.
     """
     path = Path(path)
@@ -117,7 +121,8 @@ def write_tensors(
         save_file(arrays, part, metadata={"format": "pt"})
     else:
         torch = _torch(path)
-        torch.save({k: _to_torch(torch, v) for k, v in arrays.items()}, part)
+        state = {k: _to_torch(torch, v) for k, v in arrays.items()}
+        torch.save({nest: state} if nest else state, part)
     part.replace(path)
 
 

@@ -9,20 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from jdit.codecs import (
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLLTXVideo,
     AutoencoderKLQwenImage,
+    AutoencoderKLSTVAE,
     AutoencoderKLWan,
+    Frames,
     Stills,
     cogvideox_vae,
     hunyuan_video_vae,
+    lavin_vae,
     load_codec,
+    load_lavin_vae,
     ltx_vae,
     qwen_image_vae,
     save_codec,
+    save_lavin_vae,
     wan_2_2_vae,
     wan_vae,
 )
@@ -37,14 +43,14 @@ SMALL = dict(
     latents_mean=(1.0, -1.0),
     latents_std=(0.5, 3.0),
 )
+LEVELLED = dict(latent_channels=2, widths=(4, 4, 8), blocks=1, groups=2)
 LEVELS = dict(widths=(4, 8), halves=(True, True), blocks=(1, 1, 1))
 CODECS = {
     "wan": AutoencoderKLWan(**SMALL),
     "wan 2.2": AutoencoderKLWan(**SMALL, decoder_width=8, shortcuts=True, patch=2),
     "qwen image": AutoencoderKLQwenImage(**SMALL),
-    "cogvideox": AutoencoderKLCogVideoX(
-        latent_channels=2, widths=(4, 4, 8), blocks=1, groups=2
-    ),
+    "cogvideox": AutoencoderKLCogVideoX(**LEVELLED),
+    "st-vae": AutoencoderKLSTVAE(**LEVELLED),
     "ltx": AutoencoderKLLTXVideo(
         latent_channels=2,
         **LEVELS,
@@ -54,9 +60,7 @@ CODECS = {
         latents_mean=(1.0, -1.0),
         latents_std=(0.5, 3.0),
     ),
-    "hunyuan video": AutoencoderKLHunyuanVideo(
-        latent_channels=2, widths=(4, 4, 8), blocks=1, groups=2
-    ),
+    "hunyuan video": AutoencoderKLHunyuanVideo(**LEVELLED),
 }
 each = pytest.mark.parametrize("name", CODECS)
 
@@ -206,8 +210,13 @@ def test_gradients_reach_every_parameter(name):
 
 
 @each
-def test_folders_round_trip_bitwise(tmp_path, name):
+def test_files_round_trip_bitwise(tmp_path, name):
     codec, weights = CODECS[name], params(name)
+    if name == "st-vae":  # diffusers has no folder of it
+        save_lavin_vae(tmp_path / "a.safetensors", codec, weights)
+        again, read = load_lavin_vae(tmp_path / "a.safetensors", codec)
+        assert jax.tree.all(jax.tree.map(np.array_equal, read, weights))
+        return
     save_codec(tmp_path / "vae", codec, weights)
     for folder in (tmp_path, tmp_path / "vae"):  # a pipeline's, and the codec's
         again, read = load_codec(folder)
@@ -220,6 +229,7 @@ PUBLISHED = {
     "wan 2.2": (wan_2_2_vae, 704_688_668),
     "qwen image": (qwen_image_vae, 126_892_531),
     "cogvideox": (cogvideox_vae, 215_583_907),
+    "st-vae": (lavin_vae, 215_583_907),
     "ltx": (ltx_vae, 419_193_649),
     "hunyuan video": (hunyuan_video_vae, 246_478_803),
 }
@@ -245,6 +255,64 @@ def test_other_lengths_of_cogvideox_decode_to_others():
     assert [codec.data_grid((t, 1, 1))[0] for t in (1, 2, 3, 13)] == [1, 8, 9, 49]
 
 
+def test_st_vae_decodes_the_first_latent_to_one_frame():
+    codec = lavin_vae()
+    assert [codec.latent_grid((t, 8, 8))[0] for t in (1, 4, 5, 6, 9)] == [1, 1, 2, 2, 3]
+    assert [codec.data_grid((t, 1, 1))[0] for t in (1, 2, 3, 13)] == [1, 5, 9, 49]
+
+
+def test_st_vae_is_cogvideox_s_first_chunk():
+    """Of which all norms are told at once, to the last frame."""
+    weights, codec = params("st-vae"), CODECS["st-vae"]
+    x, z = clip("st-vae", 9), noise(1, 3, 1, 2, 2)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(codec, x, z):
+        return codec.encode(weights, x).mean, codec.decode(weights, z)
+
+    found, want = run(codec, x, z), run(CODECS["cogvideox"], x, z)
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found, want, strict=True))
+    moved = run(codec, x.at[:, -1].multiply(3.0), z.at[:, -1].multiply(3.0))
+    for before, after in zip(found, moved, strict=True):
+        assert not any(same_frames(before, after))
+
+
+def test_lavin_dit_s_images_are_frames_by_themselves():
+    codec, weights = CODECS["st-vae"], params("st-vae")
+    single, x = Frames(Stills(codec)), clip("st-vae", 2)
+    z = jax.jit(single.encode)(weights, x).mean
+    want = jax.jit(codec.encode)(weights, x[:, 1:]).mean
+    np.testing.assert_allclose(z[:, 1:], want, atol=1e-5)
+    back = jax.eval_shape(single.decode, weights, single.normalise(z))
+    assert back.shape == x.shape and single.factor == (1, 4, 4)
+    raw = single.denormalise(jnp.zeros(2))  # as the published sampler does
+    np.testing.assert_allclose(raw, 0.032470703125, rtol=1e-6)
+
+
+def test_torch_files_of_lavin_dit_are_nested_as_published(tmp_path):
+    torch = pytest.importorskip("torch")
+    codec, weights = CODECS["st-vae"], params("st-vae")
+    save_lavin_vae(tmp_path / "stvae.pt", codec, weights)
+    assert [*torch.load(tmp_path / "stvae.pt")] == ["state_dict"]
+    _, read = load_lavin_vae(tmp_path / "stvae.pt", codec)
+    assert jax.tree.all(jax.tree.map(np.array_equal, read, weights))
+
+
+def test_other_files_and_codecs_are_refused(tmp_path):
+    codec = CODECS["st-vae"]
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(ValueError, match="holds an AutoencoderKLSTVAE"):
+        save_lavin_vae(path, CODECS["cogvideox"], {})
+    with pytest.raises(ValueError, match="AutoencoderKLSTVAE"):
+        save_codec(tmp_path, codec, params("st-vae"))
+    save_lavin_vae(path, codec, params("st-vae"))
+    with pytest.raises(ValueError, match="lacks 'encoder.down_blocks.0.resnets.1"):
+        load_lavin_vae(path)
+    save_file(load_file(path) | {"loss.scale": np.zeros(1, np.float32)}, path)
+    with pytest.raises(ValueError, match="'loss.scale', which is no part of LaVin"):
+        load_lavin_vae(path, codec)
+
+
 @each
 def test_wrong_shapes_say_so(unchecked, name):
     codec, weights = CODECS[name], params(name)
@@ -260,7 +328,7 @@ def test_wrong_shapes_say_so(unchecked, name):
     for shape in ((1, 1, 1, 1, 3), (1, 1, 1, 2), (1, 0, 1, 1, 2)):
         with pytest.raises(ValueError, match=r"z has shape .* latents are \(b, t, h"):
             codec.decode(weights, jnp.zeros(shape))
-    if name != "cogvideox":
+    if name not in ("cogvideox", "st-vae"):
         with pytest.raises(ValueError, match="1 more than a multiple of 4"):
             codec.latent_grid((4, p, q))
 
@@ -280,6 +348,7 @@ def test_wrong_shapes_say_so(unchecked, name):
         (partial(AutoencoderKLCogVideoX, blocks=0), "blocks is 0"),
         (partial(AutoencoderKLCogVideoX, time_factor=3), "time_factor is 3"),
         (partial(AutoencoderKLCogVideoX, scaling_factor=0.0), "scaling_factor is 0"),
+        (partial(AutoencoderKLSTVAE, groups=48), "multiple of groups, 48"),
         (partial(AutoencoderKLLTXVideo, blocks=(1, 1)), "4, 4 and 2 values"),
         (partial(AutoencoderKLLTXVideo, halves=(True,) * 4), "decoder_halves is"),
         (partial(AutoencoderKLHunyuanVideo, widths=(32, 32)), "at least 3 multiples"),
