@@ -2,11 +2,13 @@
 """What a recipe is made of and what it costs, without allocating anything."""
 
 import dataclasses
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from rich.console import Console, Group
 from rich.table import Table
 from rich.tree import Tree
@@ -35,7 +37,7 @@ def count(params: Params) -> int:
     return sum(prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def told(model: Any, batch: int) -> dict[str, Any]:
+def told(model: Any, batch: int, text: int = TEXT_TOKENS) -> dict[str, Any]:
     """The shapes of what a model is told: a label, or text and what goes with it."""
     shape, part = jax.ShapeDtypeStruct, model.conditioning
     if part is None:
@@ -44,7 +46,7 @@ def told(model: Any, batch: int) -> dict[str, Any]:
         return {"label": shape((batch,), jnp.int32)}
     conditions = {}
     if hasattr(part, "features"):
-        conditions["text"] = shape((batch, TEXT_TOKENS, part.features), jnp.float32)
+        conditions["text"] = shape((batch, text, part.features), jnp.float32)
     if getattr(part, "pooled", None):
         conditions["pooled"] = shape((batch, part.pooled), jnp.float32)
     if getattr(model, "guidance", False):
@@ -52,26 +54,51 @@ def told(model: Any, batch: int) -> dict[str, Any]:
     return conditions
 
 
-def flops(model: Any, batch: int = 1) -> float:
-    """FLOPs of one pass over a batch: XLA's count of the unrolled, lowered model.
-
-    XLA counts a loop's body once, so depth is unrolled for the count. Text has
-    `TEXT_TOKENS` tokens.
-    """
-    layers = sum(stage.depth for stage in model.stages)
-    model = dataclasses.replace(model, unroll=layers)
+def flops(model: Any, batch: int = 1, text: int = TEXT_TOKENS) -> float:
+    """FLOPs of one pass over a batch, told `text` tokens: XLA's count, see `cost`."""
     params = jax.eval_shape(model.init, jax.random.key(0))
     shape = jax.ShapeDtypeStruct
     x_t = shape((batch, *model.sample_shape), jnp.float32)
-    conditions = told(model, batch)
+    conditions = told(model, batch, text)
 
     def run(params: Params, x_t: jax.Array, time: jax.Array, conditions: dict) -> Any:
         return model.apply(params, x_t, time, conditions).prediction
 
     time = shape((batch,), jnp.float32)
-    lowered = jax.jit(run).lower(params, x_t, time, conditions)
-    cost: Any = lowered.cost_analysis()
-    return float(cost["flops"])
+    return cost(jax.make_jaxpr(run)(params, x_t, time, conditions))
+
+
+def cost(program: ClosedJaxpr) -> float:
+    """XLA's count of a program's FLOPs, with every pass of its scans.
+
+    XLA counts what a loop holds once, whether it runs over layers or over chunks of
+    queries; so each scan's body is counted by itself, and as often as it runs.
+    """
+    total = _once(program)
+    for loop in _loops(program.jaxpr):
+        body, length = loop.params["jaxpr"], loop.params["length"]
+        held = int(loop.params["unroll"])  # bodies in the loop, and behind it
+        held = length if held >= length else held + length % held
+        total += length * cost(body) - held * _once(body)
+    return total
+
+
+def _once(program: ClosedJaxpr) -> float:
+    lowered = jax.jit(jaxpr_as_fun(program)).lower(*program.in_avals)
+    found: Any = lowered.cost_analysis() or {}
+    return float(found.get("flops", 0.0))
+
+
+def _loops(program: Jaxpr) -> Iterator[Any]:
+    """The scans of a program that are in no other scan of it."""
+    for equation in program.eqns:
+        if equation.primitive.name == "scan":
+            yield equation
+            continue
+        for value in equation.params.values():
+            inner = value.jaxpr if isinstance(value, ClosedJaxpr) else value
+            if isinstance(inner, Jaxpr):
+                yield from _loops(inner)
 
 
 def evaluations(recipe: Recipe) -> int:

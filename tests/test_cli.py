@@ -123,6 +123,24 @@ def test_inspected_flops_grow_with_depth_and_match_the_products():
     assert products <= layer < 1.35 * products  # the rest is elementwise
 
 
+@pytest.mark.parametrize("unroll", [1, 2, 3, 5, 9])
+def test_inspected_flops_count_every_pass_of_a_loop(unroll):
+    from jdit.inspect import cost
+
+    def program(x):
+        def chunk(row):
+            return row @ x
+
+        def layer(x, _):
+            return jax.checkpoint(lambda x: jax.lax.map(chunk, x))(x), None
+
+        return jax.lax.scan(layer, x, None, length=5, unroll=unroll)[0]
+
+    square = jax.ShapeDtypeStruct((16, 16), "float32")
+    counted = cost(jax.make_jaxpr(program)(square))
+    assert counted == pytest.approx(5 * 2 * 16**3, rel=0.01)
+
+
 def test_help_lists_fields_of_parts(capsys):
     with pytest.raises(SystemExit):
         main(["train", "digits", "--help"])
