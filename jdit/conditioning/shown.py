@@ -15,9 +15,21 @@ class Shown:
     """ "shown": clean latents `b t h w c`, with zeros as their null for guidance.
 
     dropout: how often training replaces an example's frames by zeros.
+    query: how many frames, the last ones, are left as they are even so.
+
+    LaVin-DiT's published sampler keeps the query, and has one frame of zeros in the
+    place of all pairs. Guidance runs both in one batch here, so that each frame of the
+    pairs is zero instead.
+
+    Raises ValueError for less than no frames.
     """
 
     dropout: float = 0.0
+    query: int = 0
+
+    def __post_init__(self) -> None:
+        if self.query < 0:
+            raise ValueError(f"query is {self.query}, but it must be at least 0")
 
     def of(
         self, conditions: Conditions, x_t: Float[Array, "b t h w c"]
@@ -33,16 +45,19 @@ class Shown:
         return conditions["shown"]
 
     def null(self, conditions: Conditions) -> Conditions:
-        """The same number of frames, all zero."""
-        return {**conditions, "shown": jnp.zeros_like(conditions["shown"])}
+        """The same number of frames, all zero but the query's."""
+        shown = conditions["shown"]
+        asked = jnp.arange(shown.shape[1]) >= shown.shape[1] - self.query
+        return {**conditions, "shown": jnp.where(asked[:, None, None, None], shown, 0)}
 
     def drop(self, key: Key, conditions: Conditions) -> Conditions:
-        """Replace each example's frames by zeros with probability `dropout`."""
+        """Replace each example's frames by the null with probability `dropout`."""
         if not self.dropout:
             return conditions
         shown = conditions["shown"]
         dropped = jax.random.bernoulli(key, self.dropout, (shown.shape[0],))
-        kept = jnp.where(dropped[:, None, None, None, None], 0, shown)
+        null = self.null(conditions)["shown"]
+        kept = jnp.where(dropped[:, None, None, None, None], null, shown)
         return {**conditions, "shown": kept}
 
 

@@ -33,7 +33,7 @@ class LaVinDiT(Backbone):
     grid: asked frames, rows and columns; not a weight. conditions hold "shown", clean
         latents `b t h w c` of any number of frames t. `jdit.conditioning.shown.lay_out`
         puts pairs and a query in order.
-    channels: 16 in the published model, of its spatio-temporal autoencoder.
+    channels: 16 in the published model, of `jdit.codecs.lavin_vae`.
     patch: along rows and columns. dim, depth, heads: as in the paper. groups: how many
         queries share keys and values. hidden: of the SwiGLU; None takes the multiple of
         64 below 8/3 of `dim`.
@@ -44,7 +44,7 @@ class LaVinDiT(Backbone):
 
     Sources: DerrickWang005/LaVin-DiT f372858, lib/model/dit.py and blocks.py, are whole
     for this network. The rotations need a head width that is a multiple of 6. The order
-    of pairs and query is derived from the paper's description, and is not in the code.
+    of pairs and query, and the query that guidance keeps, are those of inference.py.
     """
 
     grid: tuple[int, ...] = (1, 64, 64)
@@ -55,7 +55,7 @@ class LaVinDiT(Backbone):
     heads: int = 32
     groups: int = 4
     hidden: int | None = None
-    conditioning: Shown = Shown()
+    conditioning: Shown = Shown(query=1)
     clock: Clock = LinearClock(-1.0, 1.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"

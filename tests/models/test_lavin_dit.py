@@ -34,6 +34,16 @@ def test_examples_are_dropped_to_zero():
     assert 0 < kept.sum() < 8
 
 
+def test_the_query_is_left():
+    given = {"shown": draw(2, 3, 2, 2, 1)}
+    null = np.asarray(Shown(query=1).null(given)["shown"])
+    assert not null[:, :2].any() and np.array_equal(null[:, 2], given["shown"][:, 2])
+    drawn = Shown(1.0, query=1).drop(jax.random.key(0), given)["shown"]
+    assert np.array_equal(drawn, null)
+    with pytest.raises(ValueError, match="query is -1"):
+        Shown(query=-1)
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
