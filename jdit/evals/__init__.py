@@ -11,13 +11,16 @@ from jdit.evals.evaluation import (
     distance_of_halves,
 )
 from jdit.evals.features import Features, Reference, compare, evaluate, extract
+from jdit.evals.fid_features import InceptionPool
 from jdit.evals.inception import inception_score
 from jdit.evals.kernel import kernel_distance, squared_mmd
 from jdit.evals.manifold import density_coverage, precision_recall
+from jdit.evals.resize import CleanResize, TensorFlowResize
 from jdit.evals.retrieval import Retrieval, retrieval
 from jdit.evals.statistics import Statistics, frechet_distance
 
 __all__ = [
+    "CleanResize",
     "DigitReader",
     "DigitsClassifier",
     "DigitsEvaluation",
@@ -26,9 +29,11 @@ __all__ = [
     "Evaluation",
     "FeatureEvaluation",
     "Features",
+    "InceptionPool",
     "Reference",
     "Retrieval",
     "Statistics",
+    "TensorFlowResize",
     "cache_folder",
     "compare",
     "density_coverage",

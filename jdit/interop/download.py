@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One published file from its address, checked before anything reads it."""
+
+import hashlib
+import os
+import urllib.request
+from pathlib import Path
+
+
+def download(url: str, path: str | Path, sha256: str) -> Path:
+    """Fetch a file to `path`, whole or not at all; its folder is made.
+
+    Raises ValueError if what came has another SHA-256 (it is not kept), and
+    FileNotFoundError, which names the address, when it cannot be fetched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    digest = hashlib.sha256()
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer, open(part, "wb") as to:
+            while block := answer.read(1 << 20):
+                digest.update(block)
+                to.write(block)
+        if digest.hexdigest() != sha256:
+            raise ValueError(
+                f"{url} gave a file with the SHA-256 {digest.hexdigest()[:16]}..., but "
+                f"{sha256[:16]}... is published: nothing was kept"
+            )
+        part.replace(path)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{path} is not there, and fetching {url} failed ({error}); put it there "
+            "by hand"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
