@@ -17,8 +17,8 @@ from jdit.encoders.language_models import (
     qwen2_5_3b,
     qwen2_5_7b,
 )
-from jdit.encoders.t5 import T5Encoder, mt5, t5, t5_original, umt5
-from jdit.encoders.tokenizer import Tokenizer, load_tokenizer
+from jdit.encoders.t5 import T5Encoder, byt5, mt5, t5, t5_original, umt5
+from jdit.encoders.tokenizer import Bytes, Tokenizer, load_tokenizer
 from jdit.encoders.vision import VisionTransformer
 from jdit.encoders.vision_models import (
     clip_vision_h,
@@ -30,6 +30,7 @@ from jdit.encoders.vision_models import (
 
 __all__ = [
     "Bert",
+    "Bytes",
     "CLIPText",
     "Decoder",
     "Encoder",
@@ -39,6 +40,7 @@ __all__ = [
     "T5Encoder",
     "Tokenizer",
     "VisionTransformer",
+    "byt5",
     "clip_text_g",
     "clip_text_h",
     "clip_text_l",

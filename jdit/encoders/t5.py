@@ -32,6 +32,13 @@ _V1_1 = dict(
     xl=dict(dim=2048, depth=24, heads=32, hidden=5120),
     xxl=dict(dim=4096, depth=24, heads=64, hidden=10240),
 )
+_BYT5 = dict(
+    small=dict(dim=1472, depth=12, heads=6, hidden=3584),
+    base=dict(dim=1536, depth=18, heads=12, hidden=3968),
+    large=dict(dim=1536, depth=36, heads=16, hidden=3840),
+    xl=dict(dim=2560, depth=36, heads=32, hidden=6720),
+    xxl=dict(dim=4672, depth=36, heads=64, hidden=12352),
+)
 _ORIGINAL = dict(
     small=dict(dim=512, depth=6, heads=8, hidden=2048),
     base=dict(dim=768, depth=12, heads=12, hidden=3072),
@@ -170,6 +177,11 @@ def t5_original(size: str = "large", *, dtype: DType = "float32") -> T5Encoder:
 def mt5(size: str = "xxl", *, dtype: DType = "float32") -> T5Encoder:
     """mT5's encoder (Xue et al., 2020): v1.1 with a vocabulary of 101 languages."""
     return T5Encoder(vocab=250112, **_pick(size, _V1_1), dtype=dtype)
+
+
+def byt5(size: str = "small", *, dtype: DType = "float32") -> T5Encoder:
+    """ByT5's encoder (Xue et al., 2021): v1.1 on bytes, which `Bytes` makes of text."""
+    return T5Encoder(vocab=384, **_pick(size, _BYT5), dtype=dtype)
 
 
 def umt5(size: str = "xxl", *, dtype: DType = "float32") -> T5Encoder:

@@ -15,6 +15,8 @@ from jdit.interop.files import read_json
 from jdit.typing import Bool, Int
 
 _PIECES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+_BYTES = {"<pad>": 0, "</s>": 1, "<unk>": 2}
+"""The ids of ByT5 that are no bytes."""
 _ENDLESS = 10**6
 """transformers writes 1e30 for a tokeniser that knows no length."""
 
@@ -60,6 +62,22 @@ class Fast:
         self.tokenizer.enable_truncation(length)
         self.tokenizer.no_padding()
         return self.tokenizer.encode(text).ids
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """The bytes of a text, for models without a vocabulary (ByT5; Xue et al., 2021).
+
+    A byte of UTF-8 is the id `byte + 3`, behind padding, end and unknown, and `last`
+    ends every text, also one that is cut, which may fall into a letter. What spells a
+    special token is text like any other.
+    """
+
+    last: int = 1
+
+    def __call__(self, text: str, length: int) -> list[int]:
+        room = _room(length, 1)
+        return [*(byte + len(_BYTES) for byte in text.encode()[:room]), self.last]
 
 
 def _room(length: int, special: int) -> int:
@@ -116,7 +134,8 @@ def load_tokenizer(
 
     folder: with tokenizer.json; or the vocab.json and merges.txt of CLIP or Qwen2; or
         a SentencePiece model (spiece.model, tokenizer.model); or BERT's vocab.txt. The
-        first of these that is there is read.
+        first of these that is there is read. ByT5's has none of them, but a config that
+        names its class.
     length, pad, side: None takes the folder's model_max_length, its pad token (or, as
         for Llama, which has none, its end of text) and its padding_side, from
         tokenizer_config.json and special_tokens_map.json.
@@ -146,6 +165,8 @@ def load_tokenizer(
     elif (folder / "vocab.txt").is_file():
         tokenizer = bert_pieces(_library("tokenizers"), folder, config)
         words, find = Fast(tokenizer), tokenizer.token_to_id
+    elif str(config.get("tokenizer_class")).startswith("ByT5"):
+        words, find = Bytes(), _BYTES.get
     else:
         raise FileNotFoundError(
             f"{folder} has none of tokenizer.json, vocab.json with merges.txt, "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from encoders.tiny_vocabulary import clip_folder
 
-from jdit.encoders import load_tokenizer
+from jdit.encoders import Bytes, Tokenizer, load_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -117,6 +117,17 @@ def test_sentence_pieces_begin_as_llama_wants(pieces):
     both = config | dict(add_bos_token=False, add_eos_token=True)
     write(folder, "tokenizer_config.json", **both, eos_token="</s>")
     assert load_tokenizer(folder, length=3)("cat cat").ids[0, -1] == 1
+
+
+def test_bytes_are_ids_behind_three_others(tmp_path):
+    config = dict(tokenizer_class="ByT5Tokenizer", pad_token="<pad>")
+    write(tmp_path, "tokenizer_config.json", **config)
+    ids, mask = load_tokenizer(tmp_path, length=6)(["a\u00e9", "", "longer text"])
+    assert ids[0].tolist() == [97 + 3, 0xC3 + 3, 0xA9 + 3, 1, 0, 0]
+    assert bytes(int(i) - 3 for i in ids[2, :5]) == b"longe" and ids[2, 5] == 1
+    assert mask.sum(1).tolist() == [4, 1, 6] and not ids[~mask].any()
+    with pytest.raises(ValueError, match="length is 1, but 1 ids begin and end"):
+        Tokenizer(Bytes(), 1, 0)("a")
 
 
 def test_what_is_refused(words, tmp_path):

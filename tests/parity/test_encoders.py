@@ -462,6 +462,19 @@ SIZES = {
         dict(d_model=1024, d_kv=128, d_ff=65536, num_layers=24, num_heads=128),
     ),
     "mt5 small": (encoders.mt5("small"), "MT5EncoderModel", dict(vocab_size=250112)),
+    "byt5 small": (
+        encoders.byt5(),
+        "T5EncoderModel",
+        dict(
+            vocab_size=384,
+            d_model=1472,
+            d_kv=64,
+            d_ff=3584,
+            num_layers=12,
+            num_heads=6,
+            feed_forward_proj="gated-gelu",
+        ),
+    ),
     "umt5 xxl": (
         encoders.umt5("xxl"),
         "UMT5EncoderModel",
@@ -702,6 +715,21 @@ def test_t5_tokenizer(tmp_path):
     ids, mask = encoders.load_tokenizer(tmp_path, length=12, pad=0)(texts)
     assert ids.tolist() == want["input_ids"]
     assert mask.astype(int).tolist() == want["attention_mask"]
+
+
+def test_byt5_tokenizer(tmp_path):
+    theirs = transformers.ByT5Tokenizer()
+    theirs.save_pretrained(tmp_path)
+    texts = [SENTENCES[i] for i in (0, 1, 3, 4, 5)] + [
+        "\u4f60\u597d, caf\u00e9 \U0001f600"
+    ]
+    for length in (12, 40):
+        want = theirs(
+            texts, padding="max_length", max_length=length, truncation=True
+        )  # fmt: skip
+        ids, mask = encoders.load_tokenizer(tmp_path, length=length)(texts)
+        assert ids.tolist() == want["input_ids"]
+        assert mask.astype(int).tolist() == want["attention_mask"]
 
 
 def test_bert_tokenizer(tmp_path):
