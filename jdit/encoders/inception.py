@@ -117,8 +117,11 @@ def _pooled(features: int, pool: Pool = mean_pool) -> Branch:
 def _fine(name: str, pooled: int) -> Mixed:
     """Figure 5 of the paper, on 35 by 35."""
     five = (Conv("branch5x5_1", 48), _square("branch5x5_2", 64, 5))
-    three = (Conv("branch3x3dbl_1", 64), _square("branch3x3dbl_2", 96))
-    three += (_square("branch3x3dbl_3", 96),)
+    three = (
+        Conv("branch3x3dbl_1", 64),
+        _square("branch3x3dbl_2", 96),
+        _square("branch3x3dbl_3", 96),
+    )
     single = Branch((Conv("branch1x1", 64),))
     return Mixed(name, (single, Branch(five), Branch(three), _pooled(pooled)))
 
@@ -151,7 +154,7 @@ def _coarse(name: str, pool: Pool) -> Mixed:
     return Mixed(name, branches)
 
 
-_ENTRY = (  # convolutions, and how each group is pooled
+_ENTRY: tuple[tuple[Conv, ...], ...] = (  # convolutions, and how each group is pooled
     (
         _half("Conv2d_1a_3x3", 32),
         Conv("Conv2d_2a_3x3", 32, (3, 3), padding="VALID"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of generated data, over any feature function: streamed, exact, on the host."""
 
+from jdit.evals.adm import Measured, adm_scores, measure, read_reference
 from jdit.evals.digits import DigitReader, DigitsClassifier, cache_folder
 from jdit.evals.efficientnet import EfficientNetLite0
 from jdit.evals.evaluation import (
@@ -30,10 +31,12 @@ __all__ = [
     "FeatureEvaluation",
     "Features",
     "InceptionPool",
+    "Measured",
     "Reference",
     "Retrieval",
     "Statistics",
     "TensorFlowResize",
+    "adm_scores",
     "cache_folder",
     "compare",
     "density_coverage",
@@ -43,7 +46,9 @@ __all__ = [
     "frechet_distance",
     "inception_score",
     "kernel_distance",
+    "measure",
     "precision_recall",
+    "read_reference",
     "retrieval",
     "squared_mmd",
 ]

@@ -83,33 +83,40 @@ class Statistics:
         scatter = scatter + np.outer(delta, delta) * (a * b / n)
         return Statistics(self.mu + delta * (b / n), scatter / (n - 1), n)
 
+    def fields(self, suffix: str = "") -> dict[str, np.ndarray]:
+        """What a file holds: `mu`, `sigma` and, if known, `count`, each so suffixed."""
+        fields = {f"mu{suffix}": self.mu, f"sigma{suffix}": self.sigma}
+        if self.count is not None:
+            fields[f"count{suffix}"] = np.asarray(self.count)
+        return fields
+
     def save(self, path: str | Path) -> None:
         """Write an .npz with the fields of ADM and pytorch-fid, `mu` and `sigma`.
 
         A third field, `count`, is ours; the others ignore it.
         """
-        fields = {"mu": self.mu, "sigma": self.sigma}
-        if self.count is not None:
-            fields["count"] = np.asarray(self.count)
         with open(path, "wb") as file:  # np.savez would append .npz to another suffix
-            np.savez(file, allow_pickle=False, **fields)
+            np.savez(file, allow_pickle=False, **self.fields())
 
     @classmethod
-    def load(cls, path: str | Path) -> "Statistics":
+    def load(cls, path: str | Path, suffix: str = "") -> "Statistics":
         """Read `save`'s file, or one by ADM (`mu`, `sigma`) or pytorch-fid.
+
+        suffix: of the fields' names; "_s" for ADM's spatial features.
 
         Raises ValueError if a field is missing, misshapen or not finite.
         """
+        names = [f"{name}{suffix}" for name in ("mu", "sigma")]
         with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ("mu", "sigma") if name not in file]
+            missing = [name for name in names if name not in file]
             if missing:
                 raise ValueError(f"{path} has no field {missing[0]!r} of statistics")
-            mu = np.asarray(file["mu"], np.float64)
-            sigma = np.asarray(file["sigma"], np.float64)
-            count = int(file["count"]) if "count" in file else None
+            mu, sigma = (np.asarray(file[name], np.float64) for name in names)
+            counted = f"count{suffix}" in file
+            count = int(file[f"count{suffix}"]) if counted else None
         if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
             raise ValueError(
-                f"{path} holds mu {mu.shape} and sigma {sigma.shape}, "
+                f"{path} holds {names[0]} {mu.shape} and {names[1]} {sigma.shape}, "
                 "but (d,) and (d, d) are needed"
             )
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
