@@ -53,6 +53,7 @@ SMALL: dict[str, dict[str, Any]] = {
     ),
     "FlagDiT": GROUPED,
     "Flux": dict(PLAIN, depth=1, single_depth=1),
+    "GlyphMMDiT": PLAIN,
     "HunyuanDiT": dict(PLAIN, depth=4, pooled=6),
     "HunyuanVideo": dict(PLAIN, depth=1, single_depth=1, refiner_depth=1),
     "LTXVideo": PLAIN,

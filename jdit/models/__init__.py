@@ -9,6 +9,7 @@ from jdit.models.dimr import DiMR, dimr
 from jdit.models.dit import DiT, dit, sit
 from jdit.models.fit import FIT, fit
 from jdit.models.flux import Flux, flux_dev, flux_schnell
+from jdit.models.glyph_mmdit import GlyphMMDiT
 from jdit.models.hunyuan_dit import HunyuanDiT, hunyuan_dit
 from jdit.models.hunyuan_video import HunyuanVideo, hunyuan_video
 from jdit.models.latte import Latte, latte, latte_text
@@ -39,6 +40,7 @@ __all__ = [
     "FIT",
     "FlagDiT",
     "Flux",
+    "GlyphMMDiT",
     "HunyuanDiT",
     "HunyuanVideo",
     "LaVinDiT",
