@@ -15,6 +15,7 @@ from jdit.evals.features import Features, Reference, compare, evaluate, extract
 from jdit.evals.fid_features import InceptionPool
 from jdit.evals.inception import inception_score
 from jdit.evals.kernel import kernel_distance, squared_mmd
+from jdit.evals.lpips import LPIPS, lpips_alex, lpips_vgg
 from jdit.evals.manifold import density_coverage, precision_recall
 from jdit.evals.resize import CleanResize, TensorFlowResize
 from jdit.evals.retrieval import Retrieval, retrieval
@@ -31,6 +32,7 @@ __all__ = [
     "FeatureEvaluation",
     "Features",
     "InceptionPool",
+    "LPIPS",
     "Measured",
     "Reference",
     "Retrieval",
@@ -46,6 +48,8 @@ __all__ = [
     "frechet_distance",
     "inception_score",
     "kernel_distance",
+    "lpips_alex",
+    "lpips_vgg",
     "measure",
     "precision_recall",
     "read_reference",

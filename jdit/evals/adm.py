@@ -74,7 +74,7 @@ def measure(images: Images, inception: Inception, batch: int = 64) -> Measured:
     widths: list[int] = []
     pool, spatial = Statistics(), Statistics()
     features, shares = [], []
-    for values in extract(joined, images, batch):
+    for values in _gathered(extract(joined, images, batch)):
         first, second, logits = np.split(values, widths, 1)
         pool, spatial = pool.update(first), spatial.update(second)
         features.append(first.astype(np.float32))
@@ -171,3 +171,17 @@ def npz_images(path: str | Path, batch: int = 64) -> Iterator[np.ndarray]:
 def _softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     return shifted / shifted.sum(1, keepdims=True)
+
+
+def _gathered(
+    parts: Iterator[np.ndarray], rows: int = 2048
+) -> Iterator[Float[np.ndarray, "n d"]]:
+    """Parts of at least so many rows: joining moments costs `d^2`, however few."""
+    held: list[np.ndarray] = []
+    for part in parts:
+        held.append(part)
+        if sum(map(len, held)) >= rows:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One published file from its address, checked before anything reads it."""
+"""Published files: checked before anything reads them, fetched if they are missing."""
 
 import hashlib
 import os
@@ -36,3 +36,28 @@ def download(url: str, path: str | Path, sha256: str) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def published(path: str | Path, sha256: str, url: str | None = None) -> Path:
+    """A file that must be the published one; fetched from `url` if it is not there.
+
+    Raises ValueError for another SHA-256, FileNotFoundError if there is none.
+    """
+    path = Path(path)
+    if not path.exists() and url is not None:
+        return download(url, path, sha256)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    found = file_hash(path)
+    if found != sha256:
+        raise ValueError(
+            f"{path} has the SHA-256 {found[:16]}..., but the published file has "
+            f"{sha256[:16]}...: scores made with it would not compare with any other"
+        )
+    return path
+
+
+def file_hash(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

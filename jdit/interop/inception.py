@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Published weights of FID's InceptionV3: downloaded once, checked, not unpickled."""
 
-import hashlib
 from pathlib import Path
 
 from jdit.encoders.inception import InceptionV3
-from jdit.interop.download import download
+from jdit.interop.download import published
 from jdit.interop.files import open_tensors, write_tensors
 from jdit.interop.layout import Layout, Rule, linear, pack, same, unpack
 from jdit.typing import Params
@@ -43,21 +42,14 @@ def load_inception(
     path: pytorch-fid's or torch-fidelity's file, which is the same (reading it needs
         torch, and executes nothing in it), or a .safetensors by `save_inception`.
         A .pth that is not there is downloaded to that place.
-    sha256: what a .pth must have; None takes any, but then scores are not FIDs.
+    sha256: what a .pth must have; None takes any, whose scores are no FIDs.
 
     Raises ValueError for a .pth of another checksum and for tensors that are missing,
     unknown or of another shape; FileNotFoundError for a .safetensors that is not there.
     """
     path = Path(path)
     if path.suffix != ".safetensors" and sha256 is not None:
-        if not path.exists():
-            download(URL, path, sha256)
-        found = file_hash(path)
-        if found != sha256:
-            raise ValueError(
-                f"{path} has the SHA-256 {found[:16]}..., but the published weights "
-                f"have {sha256[:16]}...: scores made with it would be no FID"
-            )
+        published(path, sha256, URL)
     source = open_tensors(path)
     counts = [key for key in source.shapes if key.endswith("num_batches_tracked")]
     source = source.without(counts)  # of training; some writers of the layout add them
@@ -69,9 +61,3 @@ def load_inception(
 def save_inception(path: str | Path, model: InceptionV3, params: Params) -> None:
     """Write pytorch-fid's layout; a .safetensors is read without torch."""
     write_tensors(path, pack(_LAYOUT, model, params))
-
-
-def file_hash(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch-fidelity and pytorch-fid, imported without torchvision.
+"""torch-fidelity, pytorch-fid and lpips, imported without torchvision.
 
-Both import it at the top, but the networks and metrics compared here need nothing of
+All import it at the top, but the networks and metrics compared here need nothing of
 it; its wheels are tied to one build of torch. What stands in is taken away at once,
 so that other libraries do not take it for the real one.
 """
@@ -75,4 +75,16 @@ def pytorch_fid(state, network):
         pytest.importorskip("pytorch_fid")
         module = importlib.import_module("pytorch_fid.inception")
         module.load_state_dict_from_url = lambda *_, **__: state
+        yield module
+
+
+@contextmanager
+def lpips(features):
+    """PyPI's lpips; features: of torchvision's `alexnet` and `vgg16`."""
+    network = types.SimpleNamespace(features=features)
+    make = dict.fromkeys(("alexnet", "vgg16"), lambda *_, **__: network)
+    with _standing_in(**make):
+        module = pytest.importorskip("lpips")
+        trunks = importlib.import_module("lpips.pretrained_networks")
+        trunks.tv = types.SimpleNamespace(**make)
         yield module
