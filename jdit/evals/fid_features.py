@@ -27,8 +27,9 @@ class InceptionPool:
     channel is repeated to three. Bytes are resized to 299 and read at
     `(pixel - 128) / 128`.
 
-    path: the weights (`jdit.interop.load_inception`); None is the published file in
-        the user's cache, downloaded there once.
+    path: the weights (see `jdit.interop.inception.load_inception`). None is the
+        published file in the user's cache, downloaded there once, which torch reads;
+        or the .safetensors beside it, if `save_inception` wrote one, without torch.
     resize: `TensorFlowResize()`, or `CleanResize()` for clean-fid's.
     sha256: of the weights, if in a .pth; None takes any, whose scores are no FIDs.
 
@@ -57,7 +58,7 @@ class InceptionPool:
     def all(self, images: np.ndarray | Array) -> InceptionFeatures:
         """Everything at once, for the price of one."""
         pixels = self.resize(as_bytes(images))
-        path = Path(self.path) if self.path is not None else cache_folder() / NAME
+        path = Path(self.path) if self.path is not None else _cached()
         model, params = _load(path, self.sha256)
         return _forward(model, params, pixels)
 
@@ -87,6 +88,12 @@ def as_bytes(images: np.ndarray | Array) -> UInt8[np.ndarray, "b h w 3"]:
             )
         array = to_uint8(array)
     return np.repeat(array, 3 // array.shape[-1], -1)
+
+
+def _cached() -> Path:
+    path = cache_folder() / NAME
+    converted = path.with_suffix(".safetensors")
+    return converted if converted.exists() else path
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -36,11 +36,18 @@ def _centred(
     real: np.ndarray, fake: np.ndarray
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
     """Both sets about the real mean, which makes the product's rounding smaller."""
+    given = (real, fake)
     real, fake = pair(real, fake, ("real", "fake"))
     if not len(fake):
         raise ValueError("fake has no features")
-    centre = real.mean(0) if len(real) else 0.0
-    return real - centre, fake - centre
+    centre = real.mean(0) if len(real) else np.zeros(real.shape[1])
+    return _less(real, centre, given[0]), _less(fake, centre, given[1])
+
+
+def _less(x: np.ndarray, centre: np.ndarray, given: object) -> np.ndarray:
+    """`x - centre`, in place if x is a copy of what was given: a set may be 1 GB."""
+    own = x.flags.writeable and not np.may_share_memory(x, np.asarray(given))
+    return np.subtract(x, centre, out=x if own else None)
 
 
 def _within(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> Bool:

@@ -10,7 +10,7 @@ import pytest
 from jax.tree_util import tree_leaves_with_path
 
 from jdit.encoders.inception import InceptionV3, max_pool, mean_pool
-from jdit.evals import InceptionPool
+from jdit.evals import InceptionPool, fid_features
 from jdit.interop import inception as published
 from jdit.interop.download import download
 
@@ -70,6 +70,15 @@ def test_other_weights_are_refused(tmp_path):
         published.load_inception(path)
     with pytest.raises(FileNotFoundError, match="none.safetensors"):
         published.load_inception(tmp_path / "none.safetensors")
+
+
+def test_the_cache_prefers_what_needs_no_torch(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pth = tmp_path / "jdit" / published.NAME
+    assert fid_features._cached() == pth
+    pth.parent.mkdir()
+    pth.with_suffix(".safetensors").write_bytes(b"")
+    assert fid_features._cached() == pth.with_suffix(".safetensors")
 
 
 def test_a_download_is_whole_and_checked_or_not_there(tmp_path):
