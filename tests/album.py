@@ -24,6 +24,7 @@ from jdit.models.lavin_dit import LaVinDiT
 from jdit.models.lightning_dit import LightningDiT
 from jdit.models.ltx_video import LTXVideo
 from jdit.models.lumina import FlagDiT, NextDiT
+from jdit.models.lumina_labels import FlagDiTLabels, NextDiTLabels
 from jdit.models.pixart import PixArt, Sizes
 from jdit.models.qwen_image import QwenImage
 from jdit.models.wan import Wan
@@ -270,6 +271,14 @@ ALBUM = {
             **LUMINA,
         ),
         text(4, 6),
+    ),
+    "flag-dit-labels": Member(
+        FlagDiTLabels((4, 6), conditioning=Labels(5), **LUMINA),
+        {"label": jnp.array([0, 4])},
+    ),
+    "next-dit-labels": Member(
+        NextDiTLabels((4, 4), conditioning=Labels(5), context_drop=2, **LUMINA),
+        {"label": jnp.array([0, 4])},
     ),
     "wan": Member(
         Wan(

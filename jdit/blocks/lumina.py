@@ -12,7 +12,7 @@ from jax import lax
 
 from jdit.attention import Rotary, attend, split_heads, turn
 from jdit.linear import Linear, SwiGLU, call, leaf, zeros
-from jdit.norms import LayerNorm, RMSNorm, modulate, per_token
+from jdit.norms import LayerNorm, RMSNorm, modulate, per_token, rms_norm
 from jdit.stack import Context
 from jdit.typing import Array, Bool, Float, Key, Params
 
@@ -31,6 +31,7 @@ class TextGatedAttention(nn.Module):
     channels of queries, keys and text keys. base: the number of tokens in training;
     the logits then grow by sqrt(log(n) / log(base)) where there are n, so that
     attention stays as sharp ("proportional attention"). None leaves them.
+    Without text there are neither `text_kv` nor `gate`.
     """
 
     heads: int
@@ -42,7 +43,7 @@ class TextGatedAttention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b n d"],
-        text: Float[Array, "b m e"],
+        text: Float[Array, "b m e"] | None = None,
         mask: Bool[Array, "b m"] | None = None,
         rotary: Rotary | None = None,
         pool: Pool | None = None,
@@ -60,9 +61,6 @@ class TextGatedAttention(nn.Module):
         k, v = jnp.split(Linear(width, False, name="kv")(x), 2, -1)
         k = turn(normed(k, "k_norm", self.groups), rotary)
         q, v = turn(q, rotary), split_heads(v, self.groups)
-        text_k, text_v = jnp.split(Linear(width, False, name="text_kv")(text), 2, -1)
-        text_k = normed(text_k, "text_norm", self.groups)
-        told = attend(q, text_k, split_heads(text_v, self.groups), mask=mask)
 
         factor = 1.0 if self.base is None else sqrt(log(x.shape[1]) / log(self.base))
         scaled = q if factor == 1.0 else q * factor
@@ -74,9 +72,15 @@ class TextGatedAttention(nn.Module):
             own = seen(k, v)
         else:
             own = _some(dropped, lambda: seen(k, v), lambda: seen(pool(k), pool(v)))
-        gate = leaf(self, "gate", zeros, (self.heads,))
-        gate = jnp.repeat(jnp.tanh(gate), dim // self.heads).astype(x.dtype)
-        return Linear(dim, False, name="out")(own + gate * told)
+        if text is not None:
+            pair = Linear(width, False, name="text_kv")(text)
+            text_k, text_v = jnp.split(pair, 2, -1)
+            text_k = normed(text_k, "text_norm", self.groups)
+            told = attend(q, text_k, split_heads(text_v, self.groups), mask=mask)
+            gate = leaf(self, "gate", zeros, (self.heads,))
+            gate = jnp.repeat(jnp.tanh(gate), dim // self.heads).astype(x.dtype)
+            own = own + gate * told
+        return Linear(dim, False, name="out")(own)
 
 
 def _some(
@@ -96,8 +100,8 @@ class FlagBlock:
     """`x + gate * f(modulate(rms_norm(x)))` with text in the attention: Flag-DiT.
 
     dim, heads, groups, hidden: widths and heads; hidden is the SwiGLU's. condition,
-    text: widths of the conditioning vector and of text tokens. qk_norm, base: see
-    `TextGatedAttention`. eps: of the RMS norms.
+    text: widths of the conditioning vector and of text tokens, None for no text.
+    qk_norm, base: see `TextGatedAttention`. eps: of the RMS norms.
     Context: text, mask, rotary; extra may hold "drop" `b`, and layer the least drop at
     which this layer merges its context (with `pool`).
     """
@@ -107,7 +111,7 @@ class FlagBlock:
     groups: int
     hidden: int
     condition: int
-    text: int
+    text: int | None
     qk_norm: bool = True
     eps: float = 1e-5
     base: int | None = None
@@ -135,7 +139,8 @@ class FlagBlock:
 
     def init(self, key: Key) -> Params:
         x, vector = jnp.zeros((1, 1, self.dim)), jnp.zeros((1, self.condition))
-        text, params = jnp.zeros((1, 1, self.text)), {}
+        text = None if self.text is None else jnp.zeros((1, 1, self.text))
+        params: Params = {}
         for name, k in zip(self.branches, jax.random.split(key, 2), strict=True):
             args = (x, text) if name == "attention" else (x,)
             params[name] = {
@@ -144,7 +149,8 @@ class FlagBlock:
                 "norm": self._norm.init(k, x)["params"],
                 **self._module(name).init(k, *args)["params"],
             }
-        params["attention"]["norm_of_text"] = self._norm.init(key, text)["params"]
+        if text is not None:
+            params["attention"]["norm_of_text"] = self._norm.init(key, text)["params"]
         return params
 
     def _modulated(self, params: Params, x: Array, vector: Array) -> Array:
@@ -158,8 +164,9 @@ class FlagBlock:
         x = self._modulated(params, x, context.vector)
         if name == "mlp":
             return call(self._module(name), params, x)
-        text = call(self._norm, params["norm_of_text"], context.text)
-        dropped = None
+        text = dropped = None
+        if self.text is not None:
+            text = call(self._norm, params["norm_of_text"], context.text)
         if self.pool is not None:
             dropped = context.extra["drop"] > context.layer
         more = (context.mask, context.rotary, self.pool, dropped)
@@ -213,3 +220,18 @@ class NextBlock(FlagBlock):
     ) -> Float[Array, "b n d"]:
         gate = call(self._gate, params["gate_of_branch"], nn.silu(context.vector))
         return x + jnp.tanh(per_token(gate)) * output.astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class PlainNextBlock(NextBlock):
+    """`NextBlock` whose norms before the branches have no scale of their own."""
+
+    def init(self, key: Key) -> Params:
+        params = super().init(key)
+        for name in self.branches:
+            del params[name]["norm"]
+        return params
+
+    def _modulated(self, params: Params, x: Array, vector: Array) -> Array:
+        scale = call(self._modulation, params["modulation"], nn.silu(vector))
+        return rms_norm(x, self.eps) * (1 + per_token(scale))

@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from jdit.conditioning import LinearClock, Sinusoids, Text
+from jdit.conditioning import Labels, LinearClock, Sinusoids, Text
 from jdit.interop.config import NATURAL, Config, open_weights, write_folder
 from jdit.interop.dit import negate
 from jdit.interop.files import DType, open_tensors, write_tensors
 from jdit.interop.layout import Layout, Rule, linear, norm, pack, same, unpack
 from jdit.interop.lightning_dit import depth_of
 from jdit.models.lumina import FlagDiT, NextDiT, swiglu_multiple
+from jdit.models.lumina_labels import FlagDiTLabels, Labelled, NextDiTLabels
 from jdit.typing import Params
 
 CLOCK = LinearClock(-1.0, 1.0)
 PAD = "pad_token"
+LABELS = "y_embedder.embedding_table.weight"
 
 CONFIG = Config(
     names=("LuminaNextDiT2DModel",),
@@ -69,7 +71,12 @@ def _published(model: FlagDiT) -> Layout:
     """The layout of the published files."""
     key, ours = "layers.{}", "blocks"
     attention, mlp = f"{key}.attention", f"{key}.feed_forward"
-    if isinstance(model, NextDiT):
+    if isinstance(model, NextDiTLabels):
+        norms = {
+            f"{key}.attention_norm": "attention/norm_after",
+            f"{key}.ffn_norm": "mlp/norm_after",
+        }
+    elif isinstance(model, NextDiT):
         norms = {
             f"{key}.attention_norm1": "attention/norm",
             f"{key}.attention_norm2": "attention/norm_after",
@@ -81,25 +88,31 @@ def _published(model: FlagDiT) -> Layout:
             f"{key}.attention_norm": "attention/norm",
             f"{key}.ffn_norm": "mlp/norm",
         }
-    norms[f"{key}.attention_y_norm"] = "attention/norm_of_text"
-    heads = {"q_norm": "q_norm", "k_norm": "k_norm", "ky_norm": "text_norm"}
+    heads = {"q_norm": "q_norm", "k_norm": "k_norm"}
+    told: tuple[Rule, ...] = (same(LABELS, "label/table"),)
+    if not isinstance(model, Labelled):
+        norms[f"{key}.attention_y_norm"] = "attention/norm_of_text"
+        heads["ky_norm"] = "text_norm"
+        told = (
+            *norm("cap_embedder.0", "text/norm"),
+            *linear("cap_embedder.1", "text/linear"),
+            *_pair(
+                (f"{attention}.wk_y", f"{attention}.wv_y"), f"{ours}/attention/text_kv"
+            ),
+            same(f"{attention}.gate", f"{ours}/attention/gate"),
+        )
     heads = {f"{attention}.{k}": f"attention/{v}" for k, v in heads.items()}
-    fused = _fused(ours, model.modulations)
+    fused = _fused(ours, model.block.parts)
     return Layout(
         f"the published layout of {type(model).__name__}",
         (
             *_patch("x_embedder", model),
             *linear("t_embedder.mlp.0", "time/in"),
             *linear("t_embedder.mlp.2", "time/out"),
-            *norm("cap_embedder.0", "text/norm"),
-            *linear("cap_embedder.1", "text/linear"),
+            *told,
             *linear(f"{attention}.wq", f"{ours}/attention/q", bias=False),
             *_pair((f"{attention}.wk", f"{attention}.wv"), f"{ours}/attention/kv"),
-            *_pair(
-                (f"{attention}.wk_y", f"{attention}.wv_y"), f"{ours}/attention/text_kv"
-            ),
             *linear(f"{attention}.wo", f"{ours}/attention/out", bias=False),
-            same(f"{attention}.gate", f"{ours}/attention/gate"),
             *(_norms(heads, ours, True) if model.qk_norm else ()),
             *_norms(norms, ours, False),
             *_pair((f"{mlp}.w1", f"{mlp}.w3"), f"{ours}/mlp/in"),
@@ -166,9 +179,10 @@ def load_lumina(
     """A Flag-DiT or Next-DiT from weights in Lumina-T2X's published layout.
 
     path: a `consolidated.00-of-01.safetensors` or .pth file of the text-to-image models
-        (one part; the tensors of more parts are slices). Which model it is, is seen by
-        its [nextline] token.
-    heads, patch, grid: cannot be seen in the weights.
+        or of those of ImageNet (one part; the tensors of more parts are slices). Which
+        model it is, is seen by its tensors.
+    heads, patch, grid: cannot be seen in the weights; those of ImageNet have the grid
+        (32, 32) or (64, 64).
 
     Velocity and clock of the published weights run from noise to data: the read-out is
     negated here and back in `save_lumina`, exactly. The [pad] token is dropped, and
@@ -176,14 +190,13 @@ def load_lumina(
 
     Raises FileNotFoundError, ImportError for a torch file without torch, and ValueError
     naming what is missing, unknown or of the wrong shape.
-    Source: Alpha-VLLM/Lumina-T2X, lumina_t2i and lumina_next_t2i, models/model.py.
+    Source: Alpha-VLLM/Lumina-T2X, lumina_t2i and lumina_next_t2i, models/model.py;
+    Flag-DiT-ImageNet and Next-DiT-ImageNet.
     """
     source = open_tensors(path)
-    kind = FlagDiT if "eol_token" in source.shapes else NextDiT
     dim, values = source.shape("x_embedder.weight", 2)
     width, _ = source.shape("layers.0.attention.wk.weight", 2)
     _, hidden = source.shape("layers.0.feed_forward.w2.weight", 2)
-    _, told = source.shape("layers.0.attention.wk_y.weight", 2)
     features, _ = source.shape("final_layer.linear.weight", 2)
     _, basis = source.shape("t_embedder.mlp.0.weight", 2)
     if dim % heads or values % patch**2:
@@ -191,6 +204,15 @@ def load_lumina(
             f"heads is {heads} and patch is {patch}, but {source.name} has width {dim} "
             f"and reads {values} values a token"
         )
+    kind: type[FlagDiT]
+    conditioning: Text | Labels
+    if LABELS in source.shapes:
+        rows, _ = source.shape("layers.0.adaLN_modulation.1.weight", 2)
+        kind = FlagDiTLabels if rows == 6 * dim else NextDiTLabels
+        conditioning = Labels(source.shape(LABELS, 2)[0] - 1)
+    else:
+        kind = FlagDiT if "eol_token" in source.shapes else NextDiT
+        conditioning = Text(source.shape("layers.0.attention.wk_y.weight", 2)[1])
     model = kind(
         grid=grid,
         channels=values // patch**2,
@@ -202,7 +224,7 @@ def load_lumina(
         groups=width * heads // dim,
         hidden=hidden,
         qk_norm="layers.0.attention.q_norm.weight" in source.shapes,
-        conditioning=Text(told),
+        conditioning=conditioning,  # type: ignore[arg-type]
         basis=Sinusoids(basis),
     )
     return model, unpack(_published(model), model, source.without([PAD]))
@@ -214,8 +236,10 @@ def save_lumina(
     """Write parameters in the published layout: the inverse of `load_lumina`."""
     _require(model, "the published layout")
     layout = _published(model)
-    pad = {PAD: np.zeros(model.dim, np.float32)}
-    write_tensors(path, pack(layout, model, params) | pad, dtype)
+    tensors = pack(layout, model, params)
+    if not isinstance(model, Labelled):
+        tensors[PAD] = np.zeros(model.dim, np.float32)
+    write_tensors(path, tensors, dtype)
 
 
 def next_dit_from_diffusers(folder: str | Path) -> tuple[NextDiT, Params]:
@@ -268,7 +292,7 @@ def next_dit_to_diffusers(
 
     Raises ValueError naming the field for a model that diffusers cannot express.
     """
-    if not isinstance(model, NextDiT):
+    if not isinstance(model, NextDiT) or isinstance(model, Labelled):
         raise ValueError(
             f"model is a {type(model).__name__}, but diffusers' class holds a NextDiT"
         )

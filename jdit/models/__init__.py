@@ -17,6 +17,12 @@ from jdit.models.lavin_dit import LaVinDiT, lavin_dit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
 from jdit.models.ltx_video import LTXVideo, ltx_video_2b, ltx_video_13b
 from jdit.models.lumina import FlagDiT, NextDiT, flag_dit, next_dit
+from jdit.models.lumina_labels import (
+    FlagDiTLabels,
+    NextDiTLabels,
+    flag_dit_labels,
+    next_dit_labels,
+)
 from jdit.models.mmdit import MMDiT, sd3, sd35_large, sd35_medium
 from jdit.models.pixart import (
     PixArt,
@@ -39,6 +45,7 @@ __all__ = [
     "DiTDH",
     "FIT",
     "FlagDiT",
+    "FlagDiTLabels",
     "Flux",
     "GlyphMMDiT",
     "HunyuanDiT",
@@ -49,6 +56,7 @@ __all__ = [
     "LightningDiT",
     "MMDiT",
     "NextDiT",
+    "NextDiTLabels",
     "Output",
     "PixArt",
     "QwenImage",
@@ -65,6 +73,7 @@ __all__ = [
     "dit_dh",
     "fit",
     "flag_dit",
+    "flag_dit_labels",
     "flux_dev",
     "flux_schnell",
     "from_class_conditional",
@@ -77,6 +86,7 @@ __all__ = [
     "ltx_video_13b",
     "ltx_video_2b",
     "next_dit",
+    "next_dit_labels",
     "pixart_alpha",
     "pixart_sigma",
     "qwen_image",

@@ -112,12 +112,17 @@ class FlagDiT(Backbone):
         return min(self.dim, 1024)
 
     @property
+    def text_width(self) -> int | None:
+        """The width of text tokens, None for a model without text."""
+        return self.conditioning.features
+
+    @property
     def block(self) -> FlagBlock:
         return self._block(FlagBlock)
 
     def _block(self, kind: type[FlagBlock], **more: Any) -> FlagBlock:
         widths = (self.dim, self.heads, self.groups, self.hidden)
-        told = (self.condition_width, self.conditioning.features)
+        told = (self.condition_width, self.text_width)
         options: tuple[Any, ...] = (self.qk_norm, self.eps, self.base_tokens)
         return kind(*widths, *told, *options, **more)
 
@@ -158,17 +163,12 @@ class FlagDiT(Backbone):
         keys = jax.random.split(key, 5)
         patch = jnp.zeros((1, prod(self.tokens.size) * self.channels))
         vector, x = jnp.zeros((1, self.condition_width)), jnp.zeros((1, self.dim))
-        text = jnp.zeros((1, self.conditioning.features))
-        time, told = self._embeddings
         modulation = Linear(self.modulations * self.dim, kernel_init=zeros)
         linear = Linear(self.features, kernel_init=zeros)
         params: Params = {
             "patch": Linear(self.dim).init(keys[0], patch)["params"],
-            "time": time.init(keys[1], jnp.zeros(1))["params"],
-            "text": {
-                "norm": LayerNorm(1e-5).init(keys[2], text)["params"],
-                "linear": told.init(keys[2], text)["params"],
-            },
+            "time": self._embed_time.init(keys[1], jnp.zeros(1))["params"],
+            **self.init_told(keys[2]),
             "final": {
                 "modulation": modulation.init(keys[2], vector)["params"],
                 "linear": linear.init(keys[2], x)["params"],
@@ -181,10 +181,35 @@ class FlagDiT(Backbone):
         return params | self.init_stages(keys[4])
 
     @property
-    def _embeddings(self) -> tuple[TimeEmbedding, Linear]:
-        return TimeEmbedding(self.condition_width, self.basis), Linear(
-            self.condition_width, kernel_init=zeros
-        )
+    def _embed_time(self) -> TimeEmbedding:
+        return TimeEmbedding(self.condition_width, self.basis)
+
+    @property
+    def _embed_text(self) -> Linear:
+        return Linear(self.condition_width, kernel_init=zeros)
+
+    def init_told(self, key: Key) -> Params:
+        """The parameters of `tell`."""
+        text = jnp.zeros((1, self.conditioning.features))
+        return {
+            "text": {
+                "norm": LayerNorm(1e-5).init(key, text)["params"],
+                "linear": self._embed_text.init(key, text)["params"],
+            }
+        }
+
+    def tell(
+        self, params: Params, conditions: Conditions
+    ) -> tuple[Float[Array, "b d"], Array | None, Array | None]:
+        """What the conditions add to the vector of the time; text and its mask."""
+        self.conditioning.check(conditions)
+        text, mask = conditions["text"], conditions.get("mask")
+        real = jnp.ones(text.shape[:2], bool) if mask is None else mask
+        count = jnp.maximum(real.sum(-1, keepdims=True), 1)
+        pooled = jnp.where(real[..., None], text, 0).sum(1) / count
+        pooled = call(LayerNorm(1e-5), params["text"]["norm"], pooled)
+        vector = call(self._embed_text, params["text"]["linear"], pooled)
+        return vector, text.astype(jnp.dtype(self.dtype)), mask
 
     def embed(
         self,
@@ -194,7 +219,7 @@ class FlagDiT(Backbone):
         conditions: Conditions,
     ) -> tuple[Float[Array, "b n d"], Context]:
         """The stream that enters the first layer, and what every layer sees."""
-        self.conditioning.check(conditions)
+        added, text, mask = self.tell(params, conditions)
         dtype, time = jnp.dtype(self.dtype), jnp.asarray(time, jnp.float32)
         x = self.tokens.patchify(x_t.astype(dtype))
         x = call(Linear(self.dim), params["patch"], x)
@@ -202,20 +227,13 @@ class FlagDiT(Backbone):
             marks = jnp.stack([params["marks"][name] for name in self.marks])
             marks = jnp.broadcast_to(marks.astype(dtype), (len(x), *marks.shape))
             x = jnp.concatenate([x, marks], 1)[:, self.row()]
-        text, mask = conditions["text"], conditions.get("mask")
-        embed_time, embed_text = self._embeddings
-        real = jnp.ones(text.shape[:2], bool) if mask is None else mask
-        count = jnp.maximum(real.sum(-1, keepdims=True), 1)
-        pooled = jnp.where(real[..., None], text, 0).sum(1) / count
-        pooled = call(LayerNorm(1e-5), params["text"]["norm"], pooled)
-        vector = call(embed_time, params["time"], self.clock(time))
-        vector = vector + call(embed_text, params["text"]["linear"], pooled)
+        vector = call(self._embed_time, params["time"], self.clock(time)) + added
         width = self.dim // self.heads
         rotary = stretched_table(self.places(), width, self.stretch, time)
         context = Context(
             vector.astype(dtype),
             rotary,
-            text.astype(dtype),
+            text,
             mask,
             extra={"drop": time},
         )

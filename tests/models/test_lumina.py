@@ -8,7 +8,7 @@ import pytest
 from album import draw
 from tiny_dit import awake, program
 
-from jdit.conditioning import Sinusoids, Text
+from jdit.conditioning import Labels, Sinusoids, Text
 from jdit.interop.lumina import next_dit_to_diffusers, save_lumina
 from jdit.models.lumina import (
     FlagDiT,
@@ -17,6 +17,12 @@ from jdit.models.lumina import (
     flag_dit,
     next_dit,
     swiglu_multiple,
+)
+from jdit.models.lumina_labels import (
+    FlagDiTLabels,
+    NextDiTLabels,
+    flag_dit_labels,
+    next_dit_labels,
 )
 from jdit.recipe import load_recipe
 
@@ -43,6 +49,39 @@ def count(model):
 def test_published_sizes_have_the_published_parameters(model, parameters):
     """Counted on the published modules, without the [pad] token."""
     assert count(model) == parameters - model.dim
+
+
+@pytest.mark.parametrize(
+    "model, parameters",
+    [
+        (flag_dit_labels("600M"), 609_836_576),
+        (flag_dit_labels("3B"), 4_237_824_032),
+        (flag_dit_labels("7B"), 7_293_819_936),
+        (next_dit_labels("600M"), 559_455_776),
+        (next_dit_labels("2B"), 1_763_043_104),
+        (next_dit_labels("3B"), 4_036_300_832),
+        (next_dit_labels("7B"), 7_025_122_336),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else "",
+)
+def test_models_of_imagenet_have_the_published_parameters(model, parameters):
+    """Counted on the published modules."""
+    assert count(model) == parameters
+
+
+def test_a_class_takes_the_place_of_text():
+    plain = dict(channels=2, dim=24, depth=1, heads=2, hidden=16, groups=1)
+    flag = FlagDiTLabels((4, 6), conditioning=Labels(3), **plain)
+    assert flag.row().tolist() == list(range(6)) and flag.marks == ()
+    model = NextDiTLabels((4, 6), conditioning=Labels(3), context_drop=1, **plain)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert "norm" not in shapes["blocks"]["mlp"] and "text" not in shapes
+    assert set(shapes["blocks"]["attention"]) >= {"q", "kv", "out"}
+    assert not {"gate", "text_kv"} & set(shapes["blocks"]["attention"])
+    with pytest.raises(ValueError, match="needs 'label'"):
+        jax.eval_shape(lambda p: model.tell(p, TEXT), shapes)
+    with pytest.raises(ValueError, match="'2B', but it must be one of 600M, 3B, 7B"):
+        flag_dit_labels("2B")
 
 
 def test_a_line_ends_with_its_mark_and_a_frame_with_another():
@@ -107,8 +146,9 @@ def test_what_the_layouts_cannot_hold_says_so(tmp_path):
     ]:
         with pytest.raises(ValueError, match=words):
             save_lumina(tmp_path / "a.safetensors", replace(FLAG, **change), {})
-    with pytest.raises(ValueError, match="holds a NextDiT"):
-        next_dit_to_diffusers(tmp_path, FLAG, {})
+    for model in (FLAG, next_dit_labels()):
+        with pytest.raises(ValueError, match="holds a NextDiT"):
+            next_dit_to_diffusers(tmp_path, model, {})
 
 
 def test_inner_widths_are_rounded_up():
@@ -116,7 +156,15 @@ def test_inner_widths_are_rounded_up():
     assert swiglu_multiple(32, 8) == 88 and swiglu_multiple(32, 8, 0.5) == 48
 
 
-@pytest.mark.parametrize("name", ["lumina_t2x", "lumina_next"])
-def test_the_recipes_are_the_published_sizes(name):
-    model = load_recipe(name).model
-    assert count(model) == count(flag_dit() if "t2x" in name else next_dit())
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("lumina_t2x", flag_dit()),
+        ("lumina_next", next_dit()),
+        ("flag_dit_imagenet", flag_dit_labels()),
+        ("next_dit_imagenet", next_dit_labels()),
+    ],
+    ids=["t2x", "next", "flag-imagenet", "next-imagenet"],
+)
+def test_the_recipes_are_the_published_sizes(name, size):
+    assert count(load_recipe(name).model) == count(size)

@@ -5,7 +5,9 @@ The arrays were stored on 2026-11-21 from Alpha-VLLM/Lumina-T2X 1c60696
 (lumina_t2i/models/model.py and lumina_next_t2i/models/model.py) with fairscale's layers
 as plain ones: a grid that is not square, text masks, QK-norm; Flag-DiT with stretched
 rotary positions and proportional attention; Next-DiT with grouped queries, and on both
-sides of its watershed.
+sides of its watershed. Those of the class-conditional models are of
+Flag-DiT-ImageNet/models/model.py and Next-DiT-ImageNet/models/models.py of the same
+revision.
 """
 
 from dataclasses import replace
@@ -22,12 +24,15 @@ from jdit.interop.lumina import (
     next_dit_to_diffusers,
     save_lumina,
 )
+from jdit.interop.models import load_model, save_model
+from jdit.models.lumina_labels import FlagDiTLabels, NextDiTLabels
 from jdit.tokens.stretched import Scaled, Watershed
 
 pytestmark = pytest.mark.parity
 
 CASES = cases("lumina")
 CASES["next-late"]["weights"] = CASES["next-early"]["weights"]
+LABELLED = cases("lumina_labels")
 CHANGES = {
     "flag": dict(stretch=Scaled(1.5, 2.0), base_tokens=8),
     "next": {},
@@ -61,6 +66,27 @@ def test_the_file_round_trips_bitwise(tmp_path, name):
     assert not np.any(again.pop("pad_token"))
     state.pop("pad_token")
     assert bits(again) == bits(state)
+
+
+@pytest.mark.parametrize("name", list(LABELLED))
+def test_class_conditional_models(tmp_path, name):
+    case = LABELLED[name]
+    x, time = jnp.asarray(last(case["x"])), 1 - jnp.asarray(case["time"])
+    path = write(tmp_path, case)
+    model, params = load_lumina(path, heads=2, grid=x.shape[1:3])
+    kind = FlagDiTLabels if name == "flag" else NextDiTLabels
+    assert type(model) is kind and model.qk_norm == (name != "next-plain")
+    out = model.apply(params, x, time, {"label": jnp.asarray(case["label"])})
+    for i, tap in enumerate(out.taps["blocks"]):
+        near(f"block {i}", tap, case[f"block {i}"])
+    near("output", -out.prediction[..., : model.channels], last(case["output"]))
+
+    save_lumina(tmp_path / "b.safetensors", model, params)
+    assert bits(load_file(tmp_path / "b.safetensors")) == bits(case["weights"])
+    found, state = load_model(path, heads=2, grid=x.shape[1:3])
+    assert found == model
+    save_model(tmp_path / "c.safetensors", found, state)
+    assert bits(load_file(tmp_path / "c.safetensors")) == bits(case["weights"])
 
 
 def diffusers_model(groups):
