@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -25,7 +25,7 @@ class Features(Protocol):
     compiles once. What it makes of the values (resizing, scaling) is its own affair.
     """
 
-    def __call__(self, images: Float[np.ndarray, "b h w c"]) -> Float: ...
+    def __call__(self, images: Float[np.ndarray, "b h w c"]) -> Any: ...
 
 
 def extract(

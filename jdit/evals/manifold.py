@@ -50,7 +50,9 @@ def _less(x: np.ndarray, centre: np.ndarray, given: object) -> np.ndarray:
     return np.subtract(x, centre, out=x if own else None)
 
 
-def _within(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> Bool:
+def _within(
+    points: np.ndarray, centres: np.ndarray, radii: np.ndarray
+) -> Bool[np.ndarray, " n"]:
     """Which points lie in at least one ball (closed, as in the published code)."""
     blocks = rows(len(points), len(centres))
     return np.concatenate(
