@@ -249,8 +249,8 @@ def _gather(
 def pack(layout: Layout, model: Any, params: Params) -> dict[str, np.ndarray]:
     """Foreign tensors, float32, from our parameters.
 
-    Raises ValueError when the parameters are not the model's, or hold an array-like
-    leaf (an adapter, a quantised weight).
+    Raises ValueError when the parameters are not the model's, hold an array-like leaf
+    (an adapter, a quantised weight), or one that the layout has no place for.
     """
     want, have = flatten(_shapes(model)), flatten(params)
     for name, leaf in have.items():
@@ -265,6 +265,12 @@ def pack(layout: Layout, model: Any, params: Params) -> dict[str, np.ndarray]:
             raise ValueError(
                 f"params has shape {here} at {name}, but this model's is {there}"
             )
+    held = {name for rule in layout.rules for name, _ in rule.ours}
+    if lost := sorted(have.keys() - held):
+        raise ValueError(
+            f"params has {lost[0]}, which {layout.name} of a {type(model).__name__} "
+            "has no place for"
+        )
     return dict(_pack(layout, model, have)) | {
         key: layout.tables[key](model) for key in layout.written
     }

@@ -10,6 +10,7 @@ import pytest
 from models.counting import count, shape_of_prediction
 
 from jdit.conditioning import Text
+from jdit.interop.mmdit import save_mmdit
 from jdit.models.glyph_mmdit import GlyphMMDiT, TextAndGlyphs
 from jdit.models.mmdit import MMDiT
 from jdit.recipe import load_recipe
@@ -107,6 +108,11 @@ def test_what_does_not_fit_is_one_sentence(change, words, params, unchecked):
     given = {k: x for k, x in (GIVEN | change).items() if x is not None}
     with pytest.raises(ValueError, match=words):
         MODEL.apply(params, X_T, TIME, given)
+
+
+def test_no_layout_of_mmdit_drops_the_glyphs(params, tmp_path):
+    with pytest.raises(ValueError, match="glyphs/in/bias, which .* has no place for"):
+        save_mmdit(tmp_path / "a.safetensors", replace(MODEL, rotary=None), params)
 
 
 def test_the_recipe_at_full_size():
