@@ -7,7 +7,9 @@ Ye et al., 2025, "UltraFlux: Data-Model Co-Design for High-quality Native 4K
 Text-to-Image Generation across Diverse Aspect Ratios". From the published code
 (W2GenAI-Lab/UltraFlux 8dec21b): Flux dev's network, whose rows and columns are extended
 from 64 tokens by `ResonanceYaRN`; an autoencoder that halves Flux's grid, so that 4096
-pixels are 256 x 256 latents; the sampler's time shift 4, 50 steps, told guidance 4.
+pixels are 256 x 256 latents; the sampler's 50 steps, guidance 4, which is told, so that
+a step is one pass, and time shift 4 (the script sets a `time_shift` that diffusers does
+not read, so that what runs there is the shift of the scheduler's folder: 3 in Flux's).
 From the paper: the objective, `HuberWavelet`, with Haar wavelets and thresholds from
 0.2 to 1; AdamW at 1e-6, batches of 64, 30,000 steps of this first stage on all of the
 data; the second is `experiments/ultraflux_aesthetic.py`. The autoencoder and the text
@@ -51,5 +53,5 @@ def recipe() -> Recipe:
         training=replace(
             first.training, steps=30_000, batch=64, learning_rate=1e-6, warmup=500
         ),
-        sampling=replace(first.sampling, grid=Shifted(4.0), steps=50),
+        sampling=replace(first.sampling, grid=Shifted(4.0), steps=50, guidance=None),
     )
