@@ -7,24 +7,36 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import tyro
 
 from jdit.allocation import keep_freed_memory
-from jdit.recipe import Recipe, load_recipe
+from jdit.evals.against import Against
+from jdit.recipe import Part, Recipe, Sampling, load_recipe
 
 USAGE = """usage: jdit COMMAND RECIPE [--field value ...]
 
 commands:
   train    train a recipe: checkpoints, metrics, sample grid, scores
   sample   draw images from a trained recipe, an export or a shipped model
-  eval     score a trained recipe
+  eval     score a trained recipe, a model or saved images; compare scores
   inspect  show a recipe's parts, parameters, tokens and FLOPs
+  compile  compile for a TPU slice that is not there: memory, exchanges, a bound of time
 
 RECIPE is a Python file with recipe(), a module, or a shipped name such as "digits".
-`jdit COMMAND RECIPE --help` lists every field that can be set, with its type."""
+`jdit COMMAND RECIPE --help` lists every field that can be set, with its type.
+
+jdit eval RECIPE                      the recipe's own evaluation
+jdit eval NAME --reference FILE       FID and its kin against a reference; NAME is a
+                                      recipe, a trained model, a folder of PNGs, an
+                                      .npz (arr_0) or an .array_record. Stopped, the
+                                      same command goes on.
+jdit eval --compare A.json B.json     what differs between two scores, field by field.
+                                      Exit status 0 if the protocols are the same,
+                                      whatever the scores are, 1 if any field of them
+                                      differs, 2 for a mistake."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +50,35 @@ class Train(Recipe):
 
 
 @dataclass(frozen=True)
-class Eval(Recipe):
-    """Score a trained recipe."""
+class Eval(Against, Recipe):
+    """Score a trained recipe: by its own evaluation, or against a --reference."""
 
     folder: Path | None = None
     """Where the run is kept; runs/NAME if not given."""
 
 
 @dataclass(frozen=True)
+class EvalModel(Against):
+    """Score a trained model against a reference."""
+
+    sampling: Part = Sampling()
+    """How samples are drawn."""
+
+
+@dataclass(frozen=True)
 class Inspect(Recipe):
     """Show a recipe's parts, parameter counts, tokens and FLOPs; allocates nothing."""
+
+
+@dataclass(frozen=True)
+class Compile(Recipe):
+    """Compile a recipe's real program ahead and report what it needs; runs nothing."""
+
+    topology: str = "cpu"
+    """A slice of TPUs, such as v5e:16x16 (v4, v5e, v5p, v6e; needs the extra "tpu"), or
+    cpu or gpu for the devices here."""
+    what: Literal["train", "sample"] = "train"
+    """The training step, or the drawing of one batch of samples."""
 
 
 _REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -70,13 +101,18 @@ def _number_or_array(info: Any) -> tyro.constructors.PrimitiveConstructorSpec | 
 def parse(command: type, recipe: Recipe, prog: str, args: Sequence[str]) -> Any:
     """The recipe's fields, each settable by its path, and the command's own."""
     fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    return _options(command(**fields), prog, args)
+
+
+def _options(default: Any, prog: str, args: Sequence[str]) -> Any:
+    """An object with the fields that the command line sets."""
     with _REGISTRY:
         return tyro.cli(
-            command,
-            default=command(**fields),
+            type(default),
+            default=default,
             prog=prog,
             args=list(args),
-            description=command.__doc__,
+            description=type(default).__doc__,
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         )
 
@@ -97,10 +133,68 @@ def train(name: str, args: Sequence[str]) -> None:
 
 
 def evaluate(name: str, args: Sequence[str]) -> None:
+    from jdit import score
+    from jdit.evals.images import stored
+    from jdit.pretrained import exported
     from jdit.train import report
 
-    recipe, folder = _split(parse(Eval, load_recipe(name), f"jdit eval {name}", args))
-    report(recipe, folder)
+    if name == "--compare":
+        return compare(args)
+    prog, images = f"jdit eval {name}", stored(name)
+    if images is not None and exported(name) is None:
+        saved: Against = _options(Against(), prog, args)
+        root = Path("runs") / "eval" / Path(name).stem
+        fields, about = {"samples": images.hash()}, {"samples": name}
+        more: Any = dict(root=root, batch=saved.batch or 64, about=about)
+        return print(score.show(score.score(images, fields, saved, **more)))
+    try:
+        recipe = load_recipe(name)
+    except (FileNotFoundError, ImportError):
+        known = exported(name) is not None or Path(name).exists()
+        if name.endswith(".py") or not known:
+            raise
+        return _evaluate_model(name, args)
+    parsed = parse(Eval, recipe, prog, args)
+    recipe, folder = _split(parsed)
+    if parsed.reference is None:
+        report(recipe, folder)
+        return
+    print(score.show(score.score_recipe(recipe, folder, _against(parsed))))
+
+
+def compare(args: Sequence[str]) -> None:
+    """What differs between two files of scores; exit status 1 if a field does."""
+    from jdit.evals.protocol import compare_files
+
+    if len(args) != 2:
+        raise ValueError(
+            f"--compare takes 2 files of scores, but {len(args)} are given"
+        )
+    protocol, scores = compare_files(*args)
+    print("\n".join(protocol) or "the protocols are the same")
+    print("\n".join(f"score {line}" for line in scores) or "the scores are the same")
+    if protocol:
+        sys.exit(1)
+
+
+def _evaluate_model(name: str, args: Sequence[str]) -> None:
+    from jdit import score
+    from jdit.pretrained import load
+
+    loaded = load(name)
+    default = EvalModel(sampling=loaded.sampling or Sampling())
+    parsed = _options(default, f"jdit eval {name}", args)
+    if loaded.process is None:
+        raise ValueError(
+            f"{name} does not say which process its model was trained with"
+        )
+    path = score.score_model(loaded, parsed.sampling, _against(parsed), name)
+    print(score.show(path))
+
+
+def _against(parsed: Against) -> Against:
+    names = (f.name for f in dataclasses.fields(Against))
+    return Against(**{name: getattr(parsed, name) for name in names})
 
 
 def inspect(name: str, args: Sequence[str]) -> None:
@@ -108,6 +202,16 @@ def inspect(name: str, args: Sequence[str]) -> None:
 
     recipe, _ = _split(parse(Inspect, load_recipe(name), f"jdit inspect {name}", args))
     show(recipe)
+
+
+def compile_(name: str, args: Sequence[str]) -> None:
+    from jdit.compile import compile_recipe, show
+
+    parsed = parse(Compile, load_recipe(name), f"jdit compile {name}", args)
+    report = compile_recipe(_split(parsed)[0], parsed.topology, parsed.what)
+    show(report)
+    if report.refusal is not None:
+        sys.exit(1)
 
 
 def sample(name: str, args: Sequence[str]) -> None:
@@ -122,6 +226,7 @@ COMMANDS: dict[str, Callable[[str, Sequence[str]], None]] = {
     "sample": sample,
     "eval": evaluate,
     "inspect": inspect,
+    "compile": compile_,
 }
 
 

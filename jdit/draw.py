@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw images from a trained model to files: a grid, single PNGs or an .npz."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
 from jdit import solvers
@@ -117,6 +118,7 @@ class Drawer:
     """Draws any number of images by one compiled function of a fixed batch.
 
     told: what the model is told of the labels it is called with.
+    devices: over which the batch is split, which they must divide; one if None.
     """
 
     def __init__(
@@ -127,8 +129,20 @@ class Drawer:
         sampling: Sampling,
         batch: int,
         told: Callable[[np.ndarray], dict[str, Any]] = by_label,
+        devices: Sequence[Any] | None = None,
     ) -> None:
         self.params, self.batch, self.told = params, batch, told
+        self.rows = None
+        if devices is not None and len(devices) > 1:
+            if batch % len(devices):
+                raise ValueError(
+                    f"batch is {batch}, but {len(devices)} devices must divide it"
+                )
+            mesh = jax.make_mesh(
+                (len(devices),), ("data",), (AxisType.Auto,), devices=devices
+            )
+            self.rows = NamedSharding(mesh, PartitionSpec("data"))
+            self.params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
 
         def run(params: Params, key: jax.Array, conditions: Any, first: jax.Array):
             return sample(
@@ -144,16 +158,21 @@ class Drawer:
                 first=first,
             )
 
-        self.run = jax.jit(run)
+        self.run = jax.jit(run, out_shardings=self.rows)
 
-    def __call__(self, seed: int, labels: np.ndarray) -> np.ndarray:
-        """float32 images for the labels; image i depends on (seed, i, label i)."""
+    def __call__(self, seed: int, labels: np.ndarray, first: int = 0) -> np.ndarray:
+        """float32 images for the labels; image i depends on (seed, i, label i).
+
+        first: the number of the first one.
+        """
         key, images = jax.random.key(seed), []
-        for first in range(0, len(labels), self.batch):
-            part = np.asarray(labels[first : first + self.batch], np.int32)
+        for start in range(0, len(labels), self.batch):
+            part = np.asarray(labels[start : start + self.batch], np.int32)
             padded = np.pad(part, (0, self.batch - len(part)), mode="edge")
             conditions = jax.tree.map(jnp.asarray, self.told(padded))
-            x = self.run(self.params, key, conditions, jnp.asarray(first))
+            if self.rows is not None:
+                conditions = jax.device_put(conditions, self.rows)
+            x = self.run(self.params, key, conditions, jnp.asarray(first + start))
             images.append(np.asarray(x)[: len(part)])
         return np.concatenate(images)
 

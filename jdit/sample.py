@@ -11,7 +11,7 @@ from jdit.denoise import Denoiser, Network, Wrapper
 from jdit.processes import Gaussian
 from jdit.solvers import Euler, Grid, Interval, Solver, Uniform
 from jdit.stack import Always, Policy
-from jdit.typing import Array, Conditions, Float, Key, Params
+from jdit.typing import Array, Conditions, Float, Key, Memory, Params
 
 
 def image_keys(key: Key, count: int, first: int | Array = 0) -> Array:
@@ -86,6 +86,19 @@ def integrate(
     keys: Array,
 ) -> Float[Array, "b *g c"]:
     """Follow the solver over the times, from `x` at `times[0]`."""
+    return follow(denoiser, process, x, conditions, times, solver, keys)[0]
+
+
+def follow(
+    denoiser: Denoiser,
+    process: Gaussian,
+    x: Float[Array, "b *g c"],
+    conditions: Conditions,
+    times: Float[Array, " s"],
+    solver: Solver,
+    keys: Array,
+) -> tuple[Float[Array, "b *g c"], Memory]:
+    """As `integrate`, and what the denoiser remembers at the end."""
 
     def denoise(x_t: Array, time: Array, memory: Any, evaluation: Array) -> tuple:
         return denoiser(x_t, time, conditions, memory, evaluation)
@@ -100,8 +113,8 @@ def integrate(
 
     carry = (x, solver.init(x), denoiser.init(x, conditions))
     xs = (times[:-1], times[1:], jnp.arange(len(times) - 1))
-    (x, _, _), _ = lax.scan(step, carry, xs)
-    return x
+    (x, _, memory), _ = lax.scan(step, carry, xs)
+    return x, memory
 
 
 def _batch(conditions: Conditions, count: int | None) -> int:

@@ -17,6 +17,7 @@ from jdit.evals.inception import inception_score
 from jdit.evals.kernel import kernel_distance, squared_mmd
 from jdit.evals.lpips import LPIPS, lpips_alex, lpips_vgg
 from jdit.evals.manifold import density_coverage, precision_recall
+from jdit.evals.paired import paired, psnr, relative_error, ssim
 from jdit.evals.resize import CleanResize, TensorFlowResize
 from jdit.evals.retrieval import Retrieval, retrieval
 from jdit.evals.statistics import Statistics, frechet_distance
@@ -51,8 +52,12 @@ __all__ = [
     "lpips_alex",
     "lpips_vgg",
     "measure",
+    "paired",
     "precision_recall",
+    "psnr",
     "read_reference",
+    "relative_error",
     "retrieval",
     "squared_mmd",
+    "ssim",
 ]

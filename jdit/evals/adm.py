@@ -8,17 +8,16 @@ one pass of the images, and its .npz files.
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
-from jaxtyping import Float
 
 from jdit.encoders.inception import InceptionFeatures
-from jdit.evals.features import Images, extract
+from jdit.evals.features import Images
 from jdit.evals.inception import inception_score
 from jdit.evals.manifold import precision_recall
+from jdit.evals.meter import Measured, Meter, read
 from jdit.evals.statistics import Statistics, frechet_distance
 from jdit.typing import Array
 
@@ -32,32 +31,6 @@ class Inception(Protocol):
     def all(self, images: np.ndarray | Array) -> InceptionFeatures: ...
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What is kept of a set of images: never the images.
-
-    pool, spatial: moments, for FID and sFID; `spatial` is None in a file that has none.
-    features: pooled, float32, for precision and recall; None if only moments are known.
-    probabilities: float32, for the Inception score; None for a reference.
-    """
-
-    pool: Statistics
-    spatial: Statistics | None = None
-    features: Float[np.ndarray, "n d"] | None = None
-    probabilities: Float[np.ndarray, "n k"] | None = None
-
-    def save(self, path: str | Path) -> None:
-        """Write the moments as ADM names them: mu, sigma, mu_s, sigma_s.
-
-        pytorch-fid reads the file too. Counts are beside them, which both ignore.
-        """
-        fields = self.pool.fields()
-        if self.spatial is not None:
-            fields |= self.spatial.fields("_s")
-        with open(path, "wb") as file:
-            np.savez(file, allow_pickle=False, **fields)
-
-
 def measure(images: Images, inception: Inception, batch: int = 64) -> Measured:
     """One pass over a stream of images.
 
@@ -65,23 +38,10 @@ def measure(images: Images, inception: Inception, batch: int = 64) -> Measured:
 
     Raises ValueError for an empty stream, and what `extract` and `inception` raise.
     """
-
-    def joined(images: np.ndarray) -> np.ndarray:
-        pool, spatial, logits = map(np.asarray, inception.all(images))
-        widths[:] = [pool.shape[1], pool.shape[1] + spatial.shape[1]]
-        return np.concatenate([pool, spatial, logits], 1)
-
-    widths: list[int] = []
-    pool, spatial = Statistics(), Statistics()
-    features, shares = [], []
-    for values in _gathered(extract(joined, images, batch)):
-        first, second, logits = np.split(values, widths, 1)
-        pool, spatial = pool.update(first), spatial.update(second)
-        features.append(first.astype(np.float32))
-        shares.append(_softmax(logits).astype(np.float32))
-    if not features:
-        raise ValueError("the stream of images is empty")
-    return Measured(pool, spatial, np.concatenate(features), np.concatenate(shares))
+    meter = Meter()
+    for values in read(inception, images, batch):
+        meter.add(values)
+    return meter.measured()
 
 
 def read_reference(
@@ -97,6 +57,14 @@ def read_reference(
 
     Raises ValueError for a file with neither, and for images without `inception`.
     """
+    images = None
+    if inception is not None and "arr_0" in fields_of(path):
+        images = measure(npz_images(path, batch), inception, batch)
+    return with_moments(path, images)
+
+
+def fields_of(path: str | Path) -> set[str]:
+    """The names in a reference. Raises ValueError for one without any of use."""
     with np.load(path, allow_pickle=False) as file:
         names = set(file.files)
     if not names & {"mu", "arr_0"}:
@@ -104,17 +72,20 @@ def read_reference(
             f"{path} has the fields {', '.join(sorted(names)) or 'none'}, but mu and "
             "sigma, or images in arr_0, are needed"
         )
-    measured = None
-    if "arr_0" in names and inception is not None:
-        measured = measure(npz_images(path, batch), inception, batch)
+    return names
+
+
+def with_moments(path: str | Path, images: Measured | None) -> Measured:
+    """A reference's moments, with what was measured of the images in it, if any."""
+    names = fields_of(path)
     if "mu" not in names:
-        if measured is None:
+        if images is None:
             raise ValueError(
                 f"{path} holds images without moments: an inception is needed"
             )
-        return measured
+        return images
     spatial = Statistics.load(path, "_s") if "mu_s" in names else None
-    features = measured.features if measured is not None else None
+    features = images.features if images is not None else None
     return Measured(Statistics.load(path), spatial, features)
 
 
@@ -141,47 +112,47 @@ def adm_scores(fake: Measured, reference: Measured) -> dict[str, float]:
     return scores
 
 
-def npz_images(path: str | Path, batch: int = 64) -> Iterator[np.ndarray]:
+def npz_shape(path: str | Path) -> tuple[int, ...]:
+    """The shape of `arr_0` in an .npz. Raises ValueError as `npz_images` does."""
+    with zipfile.ZipFile(path) as archive, _member(archive, path) as file:
+        return _header(file, path)
+
+
+def npz_images(
+    path: str | Path, batch: int = 64, start: int = 0
+) -> Iterator[np.ndarray]:
     """The array `arr_0` of an .npz, in parts, without holding it whole.
 
-    Raises ValueError for a file without it, or of another kind than uint8 `n h w 3`.
+    start: the first image to give.
+
+    Raises ValueError for a file without it, or of another kind than uint8 `n h w c`.
     """
-    with zipfile.ZipFile(path) as archive:
-        if "arr_0.npy" not in archive.namelist():
-            raise ValueError(f"{path} has no field 'arr_0' of images")
-        with archive.open("arr_0.npy") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0
-            read = read if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-            if fortran or dtype != np.uint8 or len(shape) != 4:
-                raise ValueError(
-                    f"arr_0 of {path} is {dtype} of shape {shape}, but uint8 images "
-                    "(n, height, width, 3) are needed"
-                )
-            size = int(np.prod(shape[1:]))
-            for start in range(0, shape[0], batch):
-                count = min(batch, shape[0] - start)
-                data = file.read(count * size)
-                if len(data) != count * size:
-                    raise ValueError(f"{path} ends before its last image")
-                yield np.frombuffer(data, np.uint8).reshape(count, *shape[1:])
+    with zipfile.ZipFile(path) as archive, _member(archive, path) as file:
+        shape = _header(file, path)
+        size = int(np.prod(shape[1:]))
+        file.seek(start * size, 1)
+        for first in range(start, shape[0], batch):
+            count = min(batch, shape[0] - first)
+            data = file.read(count * size)
+            if len(data) != count * size:
+                raise ValueError(f"{path} ends before its last image")
+            yield np.frombuffer(data, np.uint8).reshape(count, *shape[1:])
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
+def _member(archive: zipfile.ZipFile, path: str | Path) -> IO[bytes]:
+    if "arr_0.npy" not in archive.namelist():
+        raise ValueError(f"{path} has no field 'arr_0' of images")
+    return archive.open("arr_0.npy")
 
 
-def _gathered(
-    parts: Iterator[np.ndarray], rows: int = 2048
-) -> Iterator[Float[np.ndarray, "n d"]]:
-    """Parts of at least so many rows: joining moments costs `d^2`, however few."""
-    held: list[np.ndarray] = []
-    for part in parts:
-        held.append(part)
-        if sum(map(len, held)) >= rows:
-            yield np.concatenate(held)
-            held = []
-    if held:
-        yield np.concatenate(held)
+def _header(file: IO[bytes], path: str | Path) -> tuple[int, ...]:
+    version = np.lib.format.read_magic(file)
+    parse = np.lib.format.read_array_header_1_0
+    parse = parse if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = parse(file)
+    if fortran or dtype != np.uint8 or len(shape) != 4:
+        raise ValueError(
+            f"arr_0 of {path} is {dtype} of shape {shape}, but uint8 images "
+            "(n, height, width, 3) are needed"
+        )
+    return shape

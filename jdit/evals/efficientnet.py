@@ -118,8 +118,13 @@ class EfficientNetLite0:
             raise ValueError(
                 f"images have {images.shape[-1]} channels, but 1 or 3 are needed"
             )
+        return _forward(self.params, images, self.resolution)
+
+    @property
+    def params(self) -> Params:
+        """The weights, for a score's protocol."""
         path = Path(self.path) if self.path is not None else cache_folder() / NAME
-        return _forward(_load(path), images, self.resolution)
+        return _load(path)
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -55,6 +55,20 @@ def extract(
             yield values
 
 
+def gathered(
+    parts: Iterable[np.ndarray], rows: int = 2048
+) -> Iterator[Float[np.ndarray, "n d"]]:
+    """Parts of at least so many rows: joining moments costs `d^2`, however few."""
+    held: list[np.ndarray] = []
+    for part in parts:
+        held.append(part)
+        if sum(map(len, held)) >= rows:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
+
+
 @dataclass(frozen=True)
 class Reference:
     """What generated data are compared with.
@@ -104,7 +118,7 @@ def evaluate(
     Raises ValueError for an empty stream, NaN features, or too few images for a score.
     """
     statistics, kept = Statistics(), []
-    for values in extract(features, images, batch):
+    for values in gathered(extract(features, images, batch)):
         statistics = statistics.update(values)
         if reference.features is not None:
             kept.append(values)

@@ -55,12 +55,19 @@ class InceptionPool:
         """
         return nn.softmax(self.all(images).logits)
 
+    @property
+    def params(self) -> Params:
+        """The weights, for a score's protocol."""
+        return self._loaded()[1]
+
     def all(self, images: np.ndarray | Array) -> InceptionFeatures:
         """Everything at once, for the price of one."""
         pixels = self.resize(as_bytes(images))
+        return _forward(*self._loaded(), pixels)
+
+    def _loaded(self) -> tuple[InceptionV3, Params]:
         path = Path(self.path) if self.path is not None else _cached()
-        model, params = _load(path, self.sha256)
-        return _forward(model, params, pixels)
+        return _load(path, self.sha256)
 
 
 def as_bytes(images: np.ndarray | Array) -> UInt8[np.ndarray, "b h w 3"]:

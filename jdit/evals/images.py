@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images that were saved before, as bytes, in a stream that starts anywhere."""
+
+import functools
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from jdit.evals.adm import npz_images, npz_shape
+from jdit.interop.download import file_hash
+
+RECORDS = (".array_record", ".arrayrecord")
+
+
+class Stored(Protocol):
+    """Images of one size, in a fixed order."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width, channels."""
+        ...
+
+    def hash(self) -> str:
+        """The SHA-256 of what is stored."""
+        ...
+
+    def stream(
+        self, start: int, batch: int
+    ) -> Iterator[UInt8[np.ndarray, "b h w c"]]: ...
+
+
+@dataclass(frozen=True)
+class Npz:
+    """`arr_0` of an .npz, bytes `n h w c`, as ADM's evaluator and DiT's code store it.
+
+    ValueError for another array.
+    """
+
+    path: Path
+
+    @property
+    def count(self) -> int:
+        return npz_shape(self.path)[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return npz_shape(self.path)[1:]
+
+    def hash(self) -> str:
+        return file_hash(self.path)
+
+    def stream(self, start: int, batch: int) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+        return npz_images(self.path, batch, start)
+
+
+class _Encoded:
+    """Images that are decoded one by one."""
+
+    count: int
+
+    def content(self, index: int) -> tuple[str, bytes]:
+        raise NotImplementedError
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        name, data = self.content(index)
+        return _decoded(io.BytesIO(data), name)
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        return self.image(0).shape
+
+    def hash(self) -> str:
+        digest = hashlib.sha256()
+        for index in range(self.count):
+            digest.update(hashlib.sha256(self.content(index)[1]).digest())
+        return digest.hexdigest()
+
+    def stream(self, start: int, batch: int) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+        for first in range(start, self.count, batch):
+            part = []
+            for index in range(first, min(first + batch, self.count)):
+                part.append(self.image(index))
+                if part[-1].shape != self.shape:
+                    raise ValueError(
+                        f"{self.content(index)[0]} is of shape {part[-1].shape}, but "
+                        f"the first image is {self.shape}: all must be alike"
+                    )
+            yield np.stack(part)
+
+
+@dataclass(frozen=True)
+class Pictures(_Encoded):
+    """The .png files right in a folder, by name. ValueError for one without."""
+
+    path: Path
+
+    @functools.cached_property
+    def files(self) -> list[Path]:
+        found = sorted(f for f in self.path.iterdir() if f.suffix.lower() == ".png")
+        if not found:
+            raise ValueError(f"{self.path} holds no .png images")
+        return found
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return len(self.files)
+
+    def content(self, index: int) -> tuple[str, bytes]:
+        return str(self.files[index]), self.files[index].read_bytes()
+
+
+@dataclass(frozen=True)
+class Records(_Encoded):
+    """An array_record file whose records are encoded images (PNG)."""
+
+    path: Path
+
+    @functools.cached_property
+    def _records(self) -> Any:
+        from grain.sources import ArrayRecordDataSource
+
+        return ArrayRecordDataSource(str(self.path))
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return len(self._records)
+
+    def content(self, index: int) -> tuple[str, bytes]:
+        return f"record {index} of {self.path}", self._records[index]
+
+
+def stored(path: str | Path) -> Npz | Pictures | Records | None:
+    """The images at a path, or None for a path of another kind."""
+    path = Path(path)
+    if path.suffix == ".npz" and path.is_file():
+        return Npz(path)
+    if path.suffix in RECORDS and path.is_file():
+        return Records(path)
+    if path.is_dir() and any(f.suffix.lower() == ".png" for f in path.iterdir()):
+        return Pictures(path)
+    return None
+
+
+def _decoded(file: IO[bytes], name: str) -> UInt8[np.ndarray, "h w c"]:
+    try:
+        with Image.open(file) as image:
+            kept = image if image.mode in ("L", "RGB") else image.convert("RGB")
+            array = np.asarray(kept)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{name} is no image: {error}") from error
+    return array[..., None] if array.ndim == 2 else array

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score images against a reference file, with the protocol that the score is of."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from jdit.evals.adm import adm_scores, fields_of, with_moments
+from jdit.evals.against import Against
+from jdit.evals.drawn import Drawn, drawn_by
+from jdit.evals.images import Npz, Stored, stored
+from jdit.evals.kernel import kernel_distance, squared_mmd
+from jdit.evals.manifold import density_coverage, precision_recall
+from jdit.evals.meter import Measured, measure_in
+from jdit.evals.nets import feature_net, net_fields
+from jdit.evals.protocol import (
+    Protocol,
+    differences,
+    line,
+    machine_fields,
+    part_hash,
+)
+from jdit.evals.statistics import frechet_distance
+from jdit.pretrained import Pretrained
+from jdit.recipe import Recipe, Sampling
+from jdit.train.report import trained
+from jdit.typing import Params
+
+
+def score(
+    source: Drawn | Stored,
+    protocol: Protocol,
+    options: Against,
+    *,
+    root: Path,
+    batch: int = 64,
+    about: dict[str, Any] | None = None,
+) -> Path:
+    """Stream images through the feature net, compare, and write scores.json.
+
+    Stopped and started again with the same options it goes on where it was, and ends
+    with the same score. It is kept in `options.out`, or in a folder of `root` that is
+    named after the protocol; a score that is there already is not made again.
+
+    protocol: the source's fields. about: what the file says beside the protocol.
+
+    Raises ValueError where `options.out` holds another protocol's, and for references
+    of another feature net or size.
+    """
+    if options.reference is None:
+        raise ValueError("reference is missing: give --reference FILE")
+    if jax.process_count() > 1:
+        raise ValueError(
+            "scores against a reference are made by one process: start jdit eval on "
+            "one host, whose devices share the work"
+        )
+    reference = _existing(options.reference)
+    net = feature_net(options.features, options.weights, options.resize)
+    images = stored(reference)
+    if images is None:
+        raise ValueError(
+            f"reference is {reference}, but it must be an .npz, an array_record, or a "
+            "folder of PNGs"
+        )
+    protocol = {
+        **protocol,
+        "count": source.count,
+        "size": _size(source.shape),
+        **net_fields(net),
+        "reference": images.hash(),
+        **machine_fields(),
+    }
+    folder = options.out or root / f"eval-{part_hash(protocol)}"
+    result = folder / "scores.json"
+    if result.is_file():
+        _same(json.loads(result.read_text("utf-8")), protocol, folder)
+        return result
+    state = folder / "partial"
+    if (state / "protocol.json").is_file():
+        found = json.loads((state / "protocol.json").read_text("utf-8"))
+        _same({"protocol": found}, protocol, folder)
+    state.mkdir(parents=True, exist_ok=True)
+    _write(state / "protocol.json", protocol)
+    began = time.time()
+
+    def measured(name: str, images: Drawn | Stored, batch: int) -> Measured:
+        def stream(start: int) -> Iterator[np.ndarray]:
+            return images.stream(start, batch)
+
+        with _bar(name, images.count) as seen:
+            return measure_in(
+                state / name,
+                stream,
+                images.count,
+                net,
+                batch=min(batch, 64),
+                every=max(options.part // batch, 1),
+                seen=seen,
+            )
+
+    real = _reference(images, protocol, measured)
+    fake = measured("samples", source, batch)
+    scores = scores_of(fake, real, inception=hasattr(net, "all"))
+    marks = {name: str(protocol[name]) for name in ("features_hash", "size")}
+    fake.save(folder / "statistics.npz", **marks)
+    seconds = round(time.time() - began, 1)
+    about = (about or {}) | {
+        "reference": str(reference),
+        "batch": batch,
+        "devices": jax.local_device_count(),
+        "seconds_since_last_start": seconds,
+    }
+    _write(result, {"scores": scores, "protocol": protocol, "about": about})
+    shutil.rmtree(state)
+    return result
+
+
+def score_recipe(recipe: Recipe, folder: Path, options: Against) -> Path:
+    """Draw from a recipe's run in `folder`, and score it there."""
+    data = getattr(recipe.evaluation, "dataset", recipe.data)
+    parts = recipe.model, trained(recipe, folder), recipe.process, recipe.sampling
+    return _drawn(*parts, options, folder, data, {"model": recipe.name})
+
+
+def score_model(
+    loaded: Pretrained, sampling: Sampling, options: Against, name: str
+) -> Path:
+    """Draw from a trained model, and score it in runs/eval/NAME."""
+    root = Path("runs") / "eval" / Path(name).stem
+    parts = loaded.model, loaded.params, loaded.process, sampling
+    return _drawn(*parts, options, root, None, {"model": name})
+
+
+def _drawn(
+    model: Any,
+    params: Params,
+    process: Any,
+    sampling: Sampling,
+    options: Against,
+    root: Path,
+    data: Any,
+    about: dict[str, Any],
+) -> Path:
+    source, protocol, batch = drawn_by(
+        model,
+        params,
+        process,
+        sampling,
+        options.count,
+        seed=options.seed,
+        labels=options.labels,
+        rounding=options.rounding,
+        batch=options.batch,
+        codec=options.codec,
+        data=data,
+    )
+    return score(source, protocol, options, root=root, batch=batch, about=about)
+
+
+def scores_of(
+    fake: Measured, real: Measured, *, inception: bool = True
+) -> dict[str, float]:
+    """ADM's scores for Inception's features, else "frechet", precision and recall.
+
+    Where the reference has features: also density and coverage (k = 5), and "kid": of
+    100 subsets of 1,000, or of whole sets if one has fewer.
+    """
+    if inception:
+        scores = adm_scores(fake, real)
+    else:
+        scores = {"frechet": frechet_distance(fake.pool, real.pool)}
+    if fake.features is None or real.features is None:
+        return scores
+    sets = real.features, fake.features
+    if not inception:
+        scores["precision"], scores["recall"] = precision_recall(*sets)
+    scores["density"], scores["coverage"] = density_coverage(*sets)
+    whole = min(map(len, sets)) < 1000
+    scores["kid"] = squared_mmd(*sets) if whole else kernel_distance(*sets)[0]
+    return scores
+
+
+def show(path: Path) -> str:
+    """A file of scores as a person reads it: the scores, the protocol, the place."""
+    content = json.loads(path.read_text("utf-8"))
+    scores = ", ".join(f"{name} {x:.4g}" for name, x in content["scores"].items())
+    return f"{scores}\n{line(content['protocol'])}\nwrote {path}"
+
+
+def _reference(
+    images: Stored,
+    protocol: Protocol,
+    measured: Callable[[str, Stored, int], Measured],
+) -> Measured:
+    """What is known of the reference: of its images, and moments that came with it."""
+    names = fields_of(images.path) if isinstance(images, Npz) else {"arr_0"}
+    found = None
+    if "arr_0" in names:
+        size = _size(images.shape)
+        if size != protocol["size"]:
+            raise ValueError(
+                f"the reference's images are {size}, but the samples are "
+                f"{protocol['size']}: compare images of one size"
+            )
+        found = measured("reference", images, 64)
+    if not isinstance(images, Npz):
+        assert found is not None
+        return found
+    with np.load(images.path, allow_pickle=False) as file:
+        for mark in ("features_hash", "size"):
+            said = str(file[mark]) if mark in file.files else str(protocol[mark])
+            if said != str(protocol[mark]):
+                raise ValueError(
+                    f"{images.path} is a reference of another {_MARKS[mark]}: its "
+                    f"{mark} is {said}, not {protocol[mark]}"
+                )
+    return with_moments(images.path, found)
+
+
+_MARKS = {"features_hash": "feature net", "size": "size of images"}
+
+
+@contextmanager
+def _bar(name: str, count: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar, on standard error, where that is a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=count)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _same(found: dict[str, Any], protocol: Protocol, folder: Path) -> None:
+    other = differences(found["protocol"], protocol)
+    if other:
+        raise ValueError(
+            f"{folder} holds the score of another protocol ({other[0]}): delete it, or "
+            "give another --out"
+        )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"reference is {path}, but there is no such file")
+    return path
+
+
+def _write(path: Path, content: Any) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    os.replace(part, path)
