@@ -17,6 +17,7 @@ from jdit.models.ddt import DDT, DiTDH, Tower
 from jdit.models.dimr import Level
 from jdit.models.fit import FIT
 from jdit.models.flux import Flux
+from jdit.models.glyph_mmdit import GlyphMMDiT, TextAndGlyphs
 from jdit.models.hunyuan_dit import HunyuanDiT, TwoTexts
 from jdit.models.hunyuan_video import HunyuanVideo
 from jdit.models.latte import Latte
@@ -29,7 +30,7 @@ from jdit.models.pixart import PixArt, Sizes
 from jdit.models.qwen_image import QwenImage
 from jdit.models.wan import Wan
 from jdit.tokens.fractional import Fractional
-from jdit.tokens.rotary_geometries import Axes, Diagonal
+from jdit.tokens.rotary_geometries import Axes, Centred, Diagonal
 from jdit.tokens.stretched import Scaled, TimeAware
 
 BATCH = 2
@@ -106,6 +107,28 @@ ALBUM = {
             conditioning=Text(12, 10),
         ),
         text(5, 12, pooled=draw(BATCH, 10)),
+        idle=("['last_blocks']['attention']['text']['q_norm']['scale']",),
+    ),
+    "glyph-mmdit": Member(
+        GlyphMMDiT(
+            grid=(4, 4),
+            channels=2,
+            dim=16,
+            depth=2,
+            heads=2,
+            max_size=6,
+            qk_norm=True,
+            rotary=Centred((4, 4), (2, 2)),
+            conditioning=TextAndGlyphs(6, 3, second_features=5),
+            text_tokens=8,
+        ),
+        text(
+            3,
+            6,
+            pooled=draw(BATCH, 3),
+            second_text=draw(BATCH, 4, 5),
+            second_mask=jnp.arange(4)[None] < jnp.array([[0], [3]]),
+        ),
         idle=("['last_blocks']['attention']['text']['q_norm']['scale']",),
     ),
     "lightning-dit": Member(
