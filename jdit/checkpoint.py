@@ -257,7 +257,10 @@ def _raw(arrays: dict[str, Any]) -> dict[str, Any]:
             return x
         if isinstance(x, jax.Array):
             return jax.random.key_data(x)
-        return jax.eval_shape(jax.random.key_data, x)
+        data = jax.eval_shape(jax.random.key_data, x)
+        if getattr(x, "sharding", None) is None:  # else it is one key, replicated
+            return data
+        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=x.sharding)
 
     return {name: raw(x) for name, x in arrays.items()}
 

@@ -14,6 +14,7 @@ import tyro
 
 from jdit.allocation import keep_freed_memory
 from jdit.evals.against import Against
+from jdit.parallel import join
 from jdit.recipe import Part, Recipe, Sampling, load_recipe
 
 USAGE = """usage: jdit COMMAND RECIPE [--field value ...]
@@ -245,6 +246,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     keep_freed_memory()
     try:
+        if command == "train":
+            join()  # the same command on every host is one run
         COMMANDS[command](rest[0], rest[1:])
     except (ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:
         if os.environ.get("JDIT_TRACEBACK"):

@@ -32,6 +32,9 @@ RUNS = Path("runs")
 WHOLE = Placement()
 _SCHEDULER = "scheduler_config.json"
 
+Sharding = Callable[[str, tuple[int, ...]], Any]
+"""Where the parameter of that path and shape goes, such as `Plan.sharding`."""
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -130,7 +133,7 @@ def load(
     *,
     revision: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
-    sharding: Callable[[str, tuple[int, ...]], Any] | None = None,
+    sharding: Sharding | None = None,
     **config: Any,
 ) -> Pretrained:
     """A trained model, by name, from a folder or from a file.
@@ -196,13 +199,13 @@ def save(
     save_model(path, model, params, dtype=dtype)
 
 
-def start_from(name: str, params: Params) -> Params:
+def start_from(name: str, params: Params, sharding: Sharding | None = None) -> Params:
     """The parameters of a trained model, to go on from in place of `params`.
 
-    What `params` has and the model has not ("objective") stays. ValueError when they
-    are of another model.
+    What `params` has and the model has not ("objective") stays. sharding: see `load`.
+    ValueError when they are of another model.
     """
-    found = {**params, **load(name).params}
+    found = {**params, **load(name, sharding=sharding).params}
     shapes = [
         {path: tuple(x.shape) for path, x in dissect(tree)[0].items()}
         for tree in (params, found)

@@ -14,6 +14,7 @@ import tyro
 
 from jdit.guidance import CFG
 from jdit.objectives import Denoising
+from jdit.parallel import Mesh, Rules
 from jdit.processes import Gaussian
 from jdit.solvers import Euler, Uniform
 from jdit.typing import Array, Float
@@ -175,6 +176,10 @@ class Recipe:
     """How samples are drawn."""
     evaluation: Part = None
     """Scores samples: a callable (recipe, model, params, folder) -> dict, or None."""
+    mesh: Mesh = Mesh()
+    """How many devices each axis of parallelism has."""
+    sharding: Rules = Rules()
+    """What the mesh's axes split, by rules over the parameters' paths."""
     source: Annotated[str, tyro.conf.Suppress] = field(
         default="", repr=False, compare=False
     )

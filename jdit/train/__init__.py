@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: the state, the step, the loop, and its records."""
 
-from jdit.train.fit import Batches, Fit, NonFinite, batches_of, fit
+from jdit.train.fit import Batches, Fit, NonFinite, batches_of, fit, plan_of
 from jdit.train.report import report, trained
 from jdit.train.state import (
     TrainState,
@@ -24,6 +24,7 @@ __all__ = [
     "learning_rate",
     "make_step",
     "optimizer",
+    "plan_of",
     "report",
     "trained",
 ]

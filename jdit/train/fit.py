@@ -5,25 +5,28 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from rich.console import Console
 
 from jdit.checkpoint import Checkpoints, describe
 from jdit.data import pipeline
+from jdit.parallel import Plan, arrange, barrier, first, whole
 from jdit.pretrained import export
 from jdit.recipe import Recipe
-from jdit.train.log import Bar, Log, Record
+from jdit.train.log import Bar, Log, Muted, Record
 from jdit.train.state import Metrics, TrainState, abstract_state, init_state, make_step
 
 AHEAD = 8
 """Steps that may be queued on the device: enough to hide the reading of batches,
-without holding more of them than that."""
+without holding more of them than that. On several CPU devices none may be queued:
+their collectives wait in threads, of which there are few, and could wait for ever."""
 
 
 class Batches(Protocol):
@@ -52,16 +55,32 @@ class Fit(NamedTuple):
     done: bool
 
 
-def batches_of(recipe: Recipe) -> Batches:
+def plan_of(recipe: Recipe, devices: Sequence[jax.Device] | None = None) -> Plan | None:
+    """Where the arrays of a recipe's run live; None on a single device.
+
+    Raises ValueError where its mesh does not fit the devices, the batch or the model.
+    """
+    return arrange(
+        recipe.mesh,
+        recipe.sharding,
+        model=recipe.model,
+        batch=recipe.training.batch,
+        accumulate=recipe.training.accumulate,
+        devices=devices,
+    )
+
+
+def batches_of(recipe: Recipe, plan: Plan | None = None) -> Batches:
     """The recipe's training batches: this process's share of each."""
     training = recipe.training
+    index, count = (0, 1) if plan is None else plan.share()
     return pipeline(
         recipe.data,
         batch=training.batch,
         seed=training.seed,
         flip=training.flip,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=index,
+        process_count=count,
     )
 
 
@@ -71,6 +90,7 @@ def fit(
     *,
     resume: bool = False,
     batches: Batches | None = None,
+    devices: Sequence[jax.Device] | None = None,
     console: Console | None = None,
     tensorboard: bool = True,
 ) -> Fit:
@@ -80,16 +100,22 @@ def fit(
         export/
 
     resume: go on from the latest checkpoint, if there is one. The result is bitwise
-        that of a run that was never stopped (same machine, same versions).
+        that of a run that was never stopped (same machine, same versions). The number
+        of devices, and the mesh, may be others.
     batches: instead of the recipe's own data.
+    devices: which to use, instead of all of all processes (`recipe.mesh`).
 
-    SIGTERM saves a checkpoint and returns with `done=False`. Raises FileExistsError
+    SIGTERM saves a checkpoint and returns with `done=False`; with several processes
+    (`jdit.parallel.join`), one that gets it stops all at the same step. Only the first
+    writes anything but checkpoints; all see the same folder. Raises FileExistsError
     when the folder holds a run and `resume` is False, and NonFinite when a loss or
     gradient is not finite: such an update is not applied and never saved.
     """
     folder = Path(folder)
     training = recipe.training
-    batches = batches_of(recipe) if batches is None else batches
+    plan = plan_of(recipe, devices)
+    batches = batches_of(recipe, plan) if batches is None else batches
+    console = console or Console(quiet=not first())
     with Checkpoints(folder / "checkpoints", keep=training.keep) as checkpoints:
         if checkpoints.steps() and not resume:
             raise FileExistsError(
@@ -97,26 +123,32 @@ def fit(
                 "it, or choose another folder"
             )
         if checkpoints.steps():
-            restored = checkpoints.restore(abstract_state(recipe))
+            restored = checkpoints.restore(abstract_state(recipe, plan))
             state = restored.state
             batches.set_state(restored.data)
         else:
-            state = init_state(recipe)
-        if recipe.source:
+            state = init_state(recipe, plan)
+        if recipe.source and first():
             (folder / "recipe.py").write_text(recipe.source, "utf-8")
         start = int(state.step)
-        log = Log(folder, start=start, tensorboard=tensorboard)
-        run = _Run(recipe, folder, checkpoints, batches, log)
+        log = (
+            Log(folder, start=start, tensorboard=tensorboard)
+            if first()
+            else Muted(folder, start=start)
+        )
+        run = _Run(recipe, folder, checkpoints, batches, log, plan)
         try:
             with Bar(recipe.name, training.steps, start, console) as bar:
                 state, done = run(state, bar)
         finally:
             log.close()
+    params = jax.tree.map(whole, state.sampled(training))
     try:
-        params = state.sampled(training)
-        export(folder / "export", recipe, params, step=int(state.step))
+        if first():
+            export(folder / "export", recipe, params, step=int(state.step))
     except TypeError as error:  # a part from elsewhere; the checkpoints are there
-        (console or Console()).print(f"{recipe.name}: not exported, as {error}")
+        console.print(f"{recipe.name}: not exported, as {error}")
+    barrier("exported")
     return Fit(state, folder, log.records[-1] if log.records else {}, done)
 
 
@@ -130,11 +162,15 @@ class _Run:
         checkpoints: Checkpoints,
         batches: Batches,
         log: Log,
+        plan: Plan | None,
     ):
         self.recipe, self.folder, self.log = recipe, folder, log
         self.checkpoints, self.batches = checkpoints, batches
         self.about = describe(recipe)
-        self.step = make_step(recipe)
+        self.step = make_step(recipe, plan)
+        several = plan is not None and jax.default_backend() == "cpu"
+        self.ahead = 1 if several else AHEAD + 1
+        self.feed: Callable = (lambda batch: batch) if plan is None else plan.feed
         self.window: list[Metrics] = []
         self.loss = log.records[-1]["loss"] if log.records else math.inf
 
@@ -143,14 +179,14 @@ class _Run:
         first, stop = int(state.step), False
         with _terminated() as terminated:
             for count in range(first + 1, training.steps + 1):
-                state, metrics = self.step(state, next(self.batches))
+                state, metrics = self.step(state, self.feed(next(self.batches)))
                 if count == first + 1:  # it waited for the compiler
                     self.clock = bar.began = time.monotonic(), count
                 self.window.append(metrics)
-                if len(self.window) > AHEAD:
-                    jax.block_until_ready(self.window[-AHEAD]["loss"])
+                if len(self.window) >= self.ahead:
+                    jax.block_until_ready(self.window[-self.ahead]["loss"])
                 bar.advance(count)
-                stop = terminated.is_set()
+                stop = terminated(count)
                 last = stop or count == training.steps
                 if last or count % training.log_every == 0:
                     self._check(state)
@@ -206,14 +242,21 @@ class _Run:
 
 
 @contextmanager
-def _terminated() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets; its former handler comes back afterwards."""
+def _terminated() -> Iterator[Callable[[int], bool]]:
+    """Whether SIGTERM came, to be asked at each step; its handler comes back after.
+
+    Several processes are told by JAX, which has a handler of its own, and agree on the
+    step.
+    """
+    if jax.distributed.is_initialized():
+        yield multihost_utils.reached_preemption_sync_point
+        return
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield lambda _: False
         return
     former = signal.signal(signal.SIGTERM, lambda *_: event.set())
     try:
-        yield event
+        yield lambda _: event.is_set()
     finally:
         signal.signal(signal.SIGTERM, former)

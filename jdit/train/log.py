@@ -90,6 +90,20 @@ class Log:
                 writer.writerows(self.records)
 
 
+class Muted(Log):
+    """The log of a process that is not the first: it reads, and writes nothing."""
+
+    def __init__(self, folder: Path, *, start: int = 0):
+        self.folder = folder
+        self.records = read_records(folder / "metrics.jsonl", start) if start else []
+
+    def write(self, record: Record) -> None:
+        self.records.append(record)
+
+    def close(self) -> None:
+        pass
+
+
 class replacing:  # noqa: N801 - a context manager, read as a verb
     """A text file that takes the place of `path` when it is complete."""
 

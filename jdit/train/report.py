@@ -2,29 +2,37 @@
 """After training: a grid of samples, and scores."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 
 from jdit.checkpoint import Checkpoints, differences, named
+from jdit.interop.layout import Placement
+from jdit.parallel import Mesh, Plan, Spread, arrange, barrier, first
 from jdit.pretrained import WEIGHTS, load_export
 from jdit.recipe import Recipe
 from jdit.train.state import abstract_state
 from jdit.typing import Params
 
 
-def trained(recipe: Recipe, folder: str | Path) -> Params:
+def trained(recipe: Recipe, folder: str | Path, plan: Plan | None = None) -> Params:
     """The parameters to sample from: a run's export, or a later checkpoint's.
+
+    plan: where they go.
 
     FileNotFoundError when there is neither; ValueError when they are not those of the
     recipe's model.
     """
-    folder, like = Path(folder), abstract_state(recipe)
+    folder, like = Path(folder), abstract_state(recipe, plan)
+    place = Placement(sharding=None if plan is None else plan.sharding)
     exported = None
     if (folder / "export" / WEIGHTS).is_file():
-        exported = load_export(folder / "export")
+        exported = load_export(folder / "export", place)
     if (folder / "checkpoints").is_dir():
         with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
             done = -1 if exported is None else exported.about["step"] or 0
@@ -48,6 +56,7 @@ def report(
     folder: str | Path,
     *,
     params: Params | None = None,
+    devices: Sequence[jax.Device] | None = None,
     console: Console | None = None,
 ) -> dict[str, float]:
     """Draw samples.png, a row per class, and score the recipe's evaluation.
@@ -55,13 +64,38 @@ def report(
     Where the data (of the evaluation, if it has any) have `conditions`, what a model is
     told to draw an example of theirs, 50 of their examples stand in for classes.
 
-    params: those of the folder's run, if not given. Writes scores.json, prints one line
-    and returns the scores; {} when the recipe has no evaluation.
+    params: those of the folder's run, if not given. devices: as `fit` takes them.
+    Writes scores.json, prints one line and returns the scores; {} when the recipe has
+    no evaluation. Of several processes the first does it, with its own devices.
     """
+    folder, console = Path(folder), console or Console(quiet=not first())
+    if jax.process_count() > 1:
+        if first():
+            _local(recipe, folder, console)
+        barrier("reported")
+        return {}
+    plan = arrange(recipe.mesh, recipe.sharding, model=recipe.model, devices=devices)
+    if params is None:
+        params = trained(recipe, folder, plan)
+    elif plan is not None:
+        params = jax.device_put(params, plan.tree(params, params))
+    return _report(recipe, folder, params, plan, console)
+
+
+def _local(recipe: Recipe, folder: Path, console: Console) -> None:
+    """The report by this process alone, from the export, over its own devices."""
+    mesh, devices = Mesh(data=1, fsdp=-1), jax.local_devices()
+    plan = arrange(mesh, recipe.sharding, model=recipe.model, devices=devices)
+    place = Placement(sharding=None if plan is None else plan.sharding)
+    params = load_export(folder / "export", place).params
+    _report(recipe, folder, params, plan, console)
+
+
+def _report(
+    recipe: Recipe, folder: Path, params: Params, plan: Plan | None, console: Console
+) -> dict[str, float]:
     from jdit.draw import Drawer, by_label, grid
 
-    folder, console = Path(folder), console or Console()
-    params = trained(recipe, folder) if params is None else params
     sampling, model = recipe.sampling, recipe.model
     asked: Any = getattr(recipe.evaluation, "dataset", recipe.data)
     told = getattr(asked, "conditions", by_label)
@@ -74,7 +108,11 @@ def report(
     labels = np.repeat(labels.astype(np.int32), sampling.per_class)
 
     def drawer(batch: int) -> Any:
-        return Drawer(model, params, recipe.process, sampling, batch, told)
+        if plan is None:
+            return Drawer(model, params, recipe.process, sampling, batch, told)
+        spread = replace(sampling, guidance=Spread(plan, sampling.guidance))
+        batch = plan.round_up(batch)
+        return Drawer(model, params, recipe.process, spread, batch, told)
 
     images = drawer(min(sampling.batch, len(labels)))(sampling.seed, labels)
     grid(images, columns).save(folder / "samples.png")

@@ -12,6 +12,7 @@ import optax
 from einops import rearrange
 
 from jdit.objectives import loss
+from jdit.parallel import Plan
 from jdit.pretrained import start_from
 from jdit.recipe import Recipe, Training
 from jdit.typing import Array, Float, Int, Key, Params
@@ -75,23 +76,40 @@ def optimizer(training: Training) -> optax.GradientTransformation:
     return optax.chain(*parts, optax.scale_by_learning_rate(rate))
 
 
-def init_state(recipe: Recipe) -> TrainState:
+def init_state(recipe: Recipe, plan: Plan | None = None) -> TrainState:
     """The state before the first step, a function of the recipe's seed alone.
 
     An objective's parameters live under "objective" of the one tree, so the optimizer,
     the averages and checkpoints need to know nothing of them.
+
+    plan: where the state lives; each device makes its own part alone.
     """
-    state: TrainState = jax.jit(partial(_fresh, recipe))()
+    fresh = partial(_fresh, recipe)
+    where = None if plan is None else _shardings(recipe, plan)
+    state: TrainState = jax.jit(fresh, out_shardings=where)()
     if recipe.training.start:
-        params = start_from(recipe.training.start, state.params)
+        place = None if plan is None else plan.sharding
+        params = start_from(recipe.training.start, state.params, place)
         ema = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
         state = state.replace(params=params, ema=ema)  # type: ignore[attr-defined]
     return state
 
 
-def abstract_state(recipe: Recipe) -> TrainState:
-    """The shapes and dtypes of a state; computes nothing."""
-    return jax.eval_shape(partial(_fresh, recipe))
+def abstract_state(recipe: Recipe, plan: Plan | None = None) -> TrainState:
+    """The shapes and dtypes of a state, and where it lives; computes nothing."""
+    shapes: TrainState = jax.eval_shape(partial(_fresh, recipe))
+    if plan is None:
+        return shapes
+
+    def at(x: Any, where: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    return jax.tree.map(at, shapes, plan.tree(shapes, shapes.params))
+
+
+def _shardings(recipe: Recipe, plan: Plan) -> TrainState:
+    shapes = abstract_state(recipe)
+    return plan.tree(shapes, shapes.params)
 
 
 def _fresh(recipe: Recipe) -> TrainState:
@@ -131,10 +149,18 @@ def average(
     return jax.tree.map(lerp, mean, params)
 
 
-def gradients(recipe: Recipe, key: Key, params: Params, batch: dict[str, Array]):
+def gradients(
+    recipe: Recipe,
+    key: Key,
+    params: Params,
+    batch: dict[str, Array],
+    plan: Plan | None = None,
+):
     """The batch's mean gradient and metrics, one micro-batch at a time.
 
     Micro-batch i uses `fold_in(key, i)` when there are several.
+
+    plan: every device then has its part of each micro-batch, and of the gradient.
     """
 
     def objective(params: Params, key: Key, batch: dict[str, Array]):
@@ -147,12 +173,17 @@ def gradients(recipe: Recipe, key: Key, params: Params, batch: dict[str, Array])
             objective=recipe.objective,
         )
 
-    grad = jax.grad(objective, has_aux=True)
+    def grad(params: Params, key: Key, batch: dict[str, Array]):
+        grads, metrics = jax.grad(objective, has_aux=True)(params, key, batch)
+        return grads if plan is None else plan.pin_params(grads), metrics
+
     parts = recipe.training.accumulate
     if parts == 1:
         return grad(params, key, batch)
     split = partial(rearrange, pattern="(parts b) ... -> parts b ...", parts=parts)
     batches = jax.tree.map(split, batch)
+    if plan is not None:
+        batches = plan.pin(batches, axis=1)
 
     def add(total: Any, xs: tuple) -> tuple[Any, None]:
         index, batch = xs
@@ -170,18 +201,20 @@ def global_norm(tree: Any) -> Float[Array, ""]:
     return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
 
 
-def make_step(recipe: Recipe) -> Step:
+def make_step(recipe: Recipe, plan: Plan | None = None) -> Step:
     """`step(state, batch) -> (state, metrics)`: jitted, and the state is donated.
 
     metrics stay on the device: "loss", "grad_norm", "learning_rate" and the
     objective's own. Nothing is fetched here.
+
+    plan: where the state lives and stays; batches come from `plan.feed`.
     """
     training = recipe.training
     tx = optimizer(training)
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = gradients(recipe, key, state.params, batch)
+        grads, metrics = gradients(recipe, key, state.params, batch, plan)
         norm = global_norm(grads)
         good = (state.bad < 0) & jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -209,4 +242,12 @@ def make_step(recipe: Recipe) -> Step:
         )
         return state, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    if plan is None:
+        return jax.jit(step, donate_argnums=0)
+    where = _shardings(recipe, plan)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(where, plan.batch),
+        out_shardings=(where, plan.replicated),
+    )

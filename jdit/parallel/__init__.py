@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many devices: a mesh, rules that split parameters over it, and several processes."""
+
+from jdit.parallel.host import barrier, first, whole
+from jdit.parallel.mesh import AXES, Mesh
+from jdit.parallel.plan import Plan, arrange
+from jdit.parallel.processes import Group, group_of, join
+from jdit.parallel.rules import Rules, dp, fsdp, fsdp_tensor
+from jdit.parallel.spread import Spread
+
+__all__ = [
+    "AXES",
+    "Group",
+    "Mesh",
+    "Plan",
+    "Rules",
+    "Spread",
+    "arrange",
+    "barrier",
+    "dp",
+    "first",
+    "fsdp",
+    "fsdp_tensor",
+    "group_of",
+    "join",
+    "whole",
+]

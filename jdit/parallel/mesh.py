@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mesh: all devices of a run, as a grid with named axes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import jax
+from jax.sharding import AxisType
+
+AXES = ("data", "fsdp", "tensor", "sequence", "expert")
+"""The mesh's axes, slowest first: devices of the later ones are close neighbours."""
+
+BATCH = ("data", "fsdp")
+"""The axes over which examples are split."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """How many devices each axis has; the product is the number of devices.
+
+    By themselves, axes do nothing: `Rules` say which parameters they split. Examples
+    are split over `data` and `fsdp` together. A size of -1, which one axis may have,
+    is what the others leave.
+    """
+
+    data: int = -1
+    """Devices that hold other examples, and the same parameters."""
+    fsdp: int = 1
+    """Devices that hold other examples, and other parts of the parameters."""
+    tensor: int = 1
+    """Devices that hold the same examples, and other parts of each layer's width."""
+    sequence: int = 1
+    """Devices that hold the same examples, and other tokens."""
+    expert: int = 1
+    """Devices that hold the same examples, and other experts."""
+
+    def __post_init__(self) -> None:
+        for name, size in self._given().items():
+            if size != -1 and size < 1:
+                raise ValueError(
+                    f"mesh.{name} is {size}, but it must be at least 1, or -1 for what "
+                    "the other axes leave"
+                )
+        free = [name for name, size in self._given().items() if size == -1]
+        if len(free) > 1:
+            raise ValueError(
+                f"mesh.{free[0]} and mesh.{free[1]} are both -1, but only one axis can "
+                "be what the others leave"
+            )
+
+    def _given(self) -> dict[str, int]:
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
+    def sizes(self, count: int) -> dict[str, int]:
+        """The size of each axis on so many devices, in the order of `AXES`.
+
+        Raises ValueError when their product is not that number.
+        """
+        sizes = self._given()
+        known = math.prod(size for size in sizes.values() if size != -1)
+        shown = " x ".join(f"{name} {n}" for name, n in sizes.items() if n not in (1,))
+        if -1 in sizes.values():
+            if count % known:
+                raise ValueError(
+                    f"mesh is {shown}, but {known} does not divide the {count} devices"
+                )
+            sizes = {n: count // known if s == -1 else s for n, s in sizes.items()}
+        elif known != count:
+            raise ValueError(
+                f"mesh is {shown or 'one device'}, {known} in all, but there are "
+                f"{count} devices: make the product {count}, or one axis -1"
+            )
+        return {axis: sizes[axis] for axis in AXES}
+
+    def build(self, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+        """The mesh on these devices, or on all; their order is JAX's for the topology.
+
+        Its axes are `Auto`: XLA's partitioner spreads a program over them.
+        """
+        devices = jax.devices() if devices is None else list(devices)
+        sizes = self.sizes(len(devices))
+        kinds = (AxisType.Auto,) * len(sizes)
+        return jax.make_mesh(tuple(sizes.values()), AXES, kinds, devices=devices)

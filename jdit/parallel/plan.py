@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan: where each array of a run lives."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jdit.parallel.mesh import BATCH, Mesh
+from jdit.parallel.rules import Rules
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where arrays live: a mesh of devices, and the rules for parameters.
+
+    mesh: as `Mesh.build` gives it. Optimizer state, averages and gradients go where
+    the parameter goes whose path theirs ends in.
+    """
+
+    mesh: jax.sharding.Mesh
+    rules: Rules
+
+    @property
+    def batch(self) -> NamedSharding:
+        """Examples, split over their first axis."""
+        return NamedSharding(self.mesh, PartitionSpec(BATCH))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The same on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def parts(self) -> int:
+        """The number of parts that a batch is split into."""
+        return math.prod(self.mesh.shape[axis] for axis in BATCH)
+
+    def sharding(self, path: str, shape: tuple[int, ...]) -> NamedSharding:
+        """Where the parameter of that path goes; `jdit.load(..., sharding=)` takes it.
+
+        Raises ValueError for a rule that does not fit it.
+        """
+        spec = self.rules.spec(path, tuple(shape), self.mesh.shape)
+        return NamedSharding(self.mesh, spec)
+
+    def tree(self, like: Any, params: Any) -> Any:
+        """The shardings of a tree (a state, gradients), given the parameters' shapes.
+
+        A leaf goes where the parameter does that its path ends in and whose shape it
+        has ("opt_state/1/mu/blocks/mlp/in/kernel"); all others are replicated.
+        """
+        known = {
+            path: (tuple(x.shape), self.sharding(path, x.shape))
+            for path, x in _named(params)
+        }
+
+        def place(path: str, x: Any) -> NamedSharding:
+            keys = path.split("/")
+            for start in range(len(keys)):
+                shape, found = known.get("/".join(keys[start:]), (None, None))
+                if found is not None and shape == tuple(x.shape):
+                    return found
+            return self.replicated
+
+        leaves = [place(path, x) for path, x in _named(like)]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def pin(self, tree: Any, axis: int = 0) -> Any:
+        """Within a program: examples stay split, along that axis of each array."""
+        spec = PartitionSpec(*(None,) * axis, BATCH)
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
+
+    def pin_params(self, tree: Any) -> Any:
+        """Within a program: gradients, or averages, stay where parameters live."""
+        return jax.lax.with_sharding_constraint(tree, self.tree(tree, tree))
+
+    def share(self) -> tuple[int, int]:
+        """Which piece of each batch this process reads: (index, of how many).
+
+        Processes whose devices hold the same examples (a `tensor` axis across hosts)
+        read the same piece. So batches do not depend on the number of processes.
+
+        Raises ValueError where a process's devices hold no single piece.
+        """
+        rows: dict[int, set[int]] = {}
+        where: dict[Any, Any] = dict(self.batch.devices_indices_map((self.parts,)))
+        for device, (part,) in where.items():
+            held = rows.setdefault(device.process_index, set())
+            held |= set(range(*part.indices(self.parts)))
+        pieces = sorted({tuple(sorted(held)) for held in rows.values()})
+        size = len(pieces[0])
+        for i, piece in enumerate(pieces):
+            if piece != tuple(range(i * size, (i + 1) * size)):
+                raise ValueError(
+                    f"mesh gives a process parts {piece} of {self.parts} of each "
+                    "batch, but it must be one piece, as long as the others': let "
+                    "tensor, sequence and expert divide the devices of a process, or "
+                    "the other way round"
+                )
+        mine = tuple(sorted(rows[jax.process_index()]))
+        return pieces.index(mine), len(pieces)
+
+    def feed(self, batch: Any) -> Any:
+        """Examples of this process's piece, as global arrays on their devices."""
+        count = self.share()[1]
+
+        def put(x: Any) -> jax.Array:
+            x = np.asarray(x)
+            shape = (x.shape[0] * count, *x.shape[1:])
+            return jax.make_array_from_process_local_data(self.batch, x, shape)
+
+        return jax.tree.map(put, batch)
+
+    def place(self, tree: Any) -> Any:
+        """Whole examples, which every process has, as global arrays."""
+
+        def put(x: Any) -> jax.Array:
+            x = np.asarray(x)
+            return jax.make_array_from_callback(x.shape, self.batch, x.__getitem__)
+
+        return jax.tree.map(put, tree)
+
+    def round_up(self, batch: int) -> int:
+        """The next batch that can be split."""
+        return -(-batch // self.parts) * self.parts
+
+
+def arrange(
+    mesh: Mesh,
+    rules: Rules,
+    *,
+    model: Any = None,
+    batch: int | None = None,
+    accumulate: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Plan | None:
+    """The plan of a run, or None on a single device, which needs none.
+
+    model: whose heads the tensor axis must divide. batch, accumulate: `Training`'s.
+    devices: which to use; all of all processes if not given.
+
+    Raises ValueError when the mesh is not one of these devices, or does not fit the
+    batch, the heads or the rules.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh.sizes(len(devices))
+    if len(devices) == 1:
+        if devices[0] != jax.local_devices()[0]:
+            raise ValueError(
+                f"devices is {devices[0]} alone, but a run on a single device uses the "
+                "first one (or jax.default_device)"
+            )
+        return None
+    for axis, size in sizes.items():
+        if size > 1 and axis not in {*BATCH, *rules.used}:
+            raise ValueError(
+                f"mesh.{axis} is {size}, but no rule of sharding splits anything over "
+                "it: its devices would all do the same"
+            )
+    parts = math.prod(sizes[axis] for axis in BATCH)
+    if batch is not None and batch % (parts * accumulate):
+        pieces = f"{parts} devices (data {sizes['data']} x fsdp {sizes['fsdp']})"
+        if accumulate > 1:
+            pieces = f"{accumulate} micro-batches on {pieces}"
+        raise ValueError(
+            f"training.batch is {batch}, but it is split over {pieces}: make it a "
+            f"multiple of {parts * accumulate}"
+        )
+    heads = getattr(model, "heads", None)
+    if isinstance(heads, int) and "tensor" in rules.used and heads % sizes["tensor"]:
+        raise ValueError(
+            f"mesh.tensor is {sizes['tensor']}, but it must divide model.heads {heads}"
+        )
+    return Plan(mesh.build(devices), rules)
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    keystr = jax.tree_util.keystr
+    return [(keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]

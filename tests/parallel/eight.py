@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that is asked of 8 simulated devices, in one program.
+
+python eight.py FOLDER      writes FOLDER/found.json and FOLDER/single.npz
+"""
+
+import io
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from tiny import tiny
+
+import jdit
+from jdit import parallel
+from jdit.checkpoint import Checkpoints, named
+from jdit.denoise import Network
+from jdit.guidance import CFG
+from jdit.parallel import Mesh, Plan, Rules, Spread
+from jdit.policies import Reuse
+from jdit.recipe import Constant, Recipe
+from jdit.sample import sample
+from jdit.train import abstract_state, batches_of, fit, init_state, make_step, report
+from jdit.train.fit import plan_of
+
+STEPS = 20
+EVERY = dict(smallest=64)  # tiny parameters are split too
+PRESETS: dict[str, tuple[Mesh, Rules]] = {
+    "dp": (Mesh(), parallel.dp),
+    "fsdp": (Mesh(fsdp=8), replace(parallel.fsdp, **EVERY)),
+    "fsdp_tensor": (Mesh(2, 2, 2), replace(parallel.fsdp_tensor, **EVERY)),
+}
+LEAVES = [
+    "blocks/mlp/in/kernel",
+    "blocks/mlp/out/kernel",
+    "blocks/attention/qkv/kernel",
+    "blocks/attention/modulation/kernel",
+    "blocks/mlp/in/bias",
+]
+
+
+def recipe(preset: str | None = None, **training: Any) -> Recipe:
+    usual = dict(steps=STEPS, learning_rate=1e-3, schedule=Constant())
+    made = tiny(**usual | training)
+    if preset is None:
+        return made
+    mesh, rules = PRESETS[preset]
+    return replace(made, mesh=mesh, sharding=rules)
+
+
+def arrays(tree: Any) -> dict[str, np.ndarray]:
+    found = named(tree).items()
+    return {k: np.asarray(x) for k, x in found if not jnp.issubdtype(x.dtype, KEY)}
+
+
+KEY = jax.dtypes.prng_key
+
+
+def gap(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    assert a.keys() == b.keys()
+    return max(float(np.abs(a[k].astype("f8") - b[k]).max()) for k in a)
+
+
+def run(recipe: Recipe, devices: Any = None, steps: int = STEPS) -> dict[str, Any]:
+    plan = plan_of(recipe, devices)
+    state, batches = init_state(recipe, plan), batches_of(recipe, plan)
+    start = arrays(state.params)
+    step, losses = make_step(recipe, plan), []
+    for _ in range(steps):
+        batch = next(batches)
+        state, metrics = step(state, batch if plan is None else plan.feed(batch))
+        losses.append(float(metrics["loss"]))  # CPU collectives must not queue
+    return dict(state=state, losses=losses, start=start, plan=plan)
+
+
+def shards(state: Any) -> dict[str, Any]:
+    """Shapes of parts, and the share of each device in all numbers."""
+    leaves = named(state)
+    places = {
+        "params": "params/{}",
+        "ema": "ema/1/{}",
+        "moments": "opt_state/1/nu/{}",
+    }
+    found: dict[str, Any] = {"shapes": {}}
+    for where, path in places.items():
+        for name in LEAVES:
+            x = leaves[path.format(name)]
+            parts = {part.data.shape for part in x.addressable_shards}
+            found["shapes"][f"{where} {name}"] = [x.shape, *sorted(parts)]
+    total = sum(x.nbytes for x in leaves.values())
+    held: dict[int, int] = {}
+    for x in leaves.values():
+        for part in x.addressable_shards:
+            held[part.device.id] = held.get(part.device.id, 0) + part.data.nbytes
+    return found | {"most": max(held.values()) / total, "devices": len(held)}
+
+
+def draw(params: Any, plan: Plan | None) -> np.ndarray:
+    made = recipe()
+    guidance = CFG(2.0, (0.2, 1.0))
+    if plan is not None:
+        guidance = Spread(plan, guidance)
+        params = jax.device_put(params, plan.tree(params, params))
+
+    @jax.jit
+    def run(params: Any) -> jax.Array:
+        return sample(
+            jax.random.key(5),
+            made.model,
+            params,
+            {"label": jnp.arange(8) % 3},
+            process=made.process,
+            steps=4,
+            guidance=guidance,
+            policy=Reuse(2),
+        )
+
+    return run(params)
+
+
+def memory(params: Any, plan: Plan) -> list:
+    """The shape of a policy's memory, and of its part on a device."""
+    made = recipe()
+    network = Network(made.model, params, made.process, Reuse(2))
+    spread = Spread(plan, CFG(2.0))(network)
+    x, told = jnp.zeros((8, *made.model.sample_shape)), {"label": jnp.arange(8) % 3}
+    kept = jax.jit(spread.init)(x, told)["blocks"]["attention"].output
+    return [kept.shape, kept.addressable_shards[0].data.shape]
+
+
+def elastic(folder: Path, single: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Eight devices, then four, then one; and what every preset restores."""
+    quiet: Any = dict(console=Console(file=io.StringIO()), tensorboard=False)
+    devices, found = jax.devices(), {}
+    fit(recipe("fsdp", steps=3), folder, **quiet)
+    with Checkpoints(folder / "checkpoints", read_only=True) as saved:
+        whole = arrays(saved.restore(abstract_state(recipe())).state)
+        for name in PRESETS:
+            one = recipe(name)
+            state = saved.restore(abstract_state(one, plan_of(one))).state
+            same = gap(arrays(state), whole) == 0
+            own = shards(state) == shards(init_state(one, plan_of(one)))
+            found[f"restored as {name}"] = bool(same and own)
+    four = replace(recipe("fsdp_tensor", steps=5), mesh=Mesh(-1, 2, 2))
+    fit(four, folder, resume=True, devices=devices[:4], **quiet)
+    last = fit(recipe(), folder, resume=True, devices=devices[:1], **quiet)
+    found["gap"] = gap(arrays(last.state.params), single)
+    exported = jdit.load(folder, sharding=plan_of(recipe("fsdp")).sharding)
+    kernel = exported.params["blocks"]["mlp"]["in"]["kernel"]
+    found["loaded"] = kernel.addressable_shards[0].data.shape
+    found["equal"] = gap(arrays(exported.params), arrays(last.state.ema[0]))
+    start = init_state(recipe("fsdp", start=str(folder)), plan_of(recipe("fsdp")))
+    kernel = start.params["blocks"]["mlp"]["in"]["kernel"]
+    found["started"] = kernel.addressable_shards[0].data.shape
+    report(recipe("fsdp_tensor"), folder, console=quiet["console"])
+    found["drawn"] = (folder / "samples.png").is_file()
+    return found
+
+
+def sentence(made: Recipe) -> str:
+    try:
+        plan_of(made)
+    except ValueError as error:
+        return str(error)
+    return "nothing was wrong"
+
+
+def mistakes() -> dict[str, str]:
+    wide = replace(recipe(), mesh=Mesh(tensor=4))
+    return {
+        "product": sentence(replace(recipe(), mesh=Mesh(3, 2))),
+        "batch": sentence(recipe(batch=12)),
+        "micro": sentence(recipe(batch=24, accumulate=2)),
+        "heads": sentence(wide),
+        "idle": sentence(replace(recipe(), mesh=Mesh(expert=2))),
+    }
+
+
+def main(folder: Path) -> None:
+    found: dict[str, Any] = {"devices": jax.device_count()}
+    single = run(recipe(), jax.devices()[:1])
+    params = arrays(single["state"].params)
+    np.savez(folder / "single.npz", **params)
+    found["losses"] = single["losses"]
+    images = draw(single["state"].params, None)
+    for name in PRESETS:
+        one = run(recipe(name))
+        found[name] = {
+            "start": gap(one["start"], single["start"]),
+            "loss": float(np.abs(np.subtract(one["losses"], single["losses"])).max()),
+            "params": gap(arrays(one["state"].params), params),
+            "shards": shards(one["state"]),
+            "memory": memory(one["state"].params, one["plan"]),
+        }
+        drawn = draw(single["state"].params, one["plan"])
+        found[name]["images"] = float(jnp.abs(np.asarray(drawn) - images).max())
+        found[name]["drawn"] = drawn.addressable_shards[0].data.shape
+    micro: Any = dict(batch=16, accumulate=2)
+    many = run(recipe("fsdp", **micro), steps=3)["state"].params
+    alone = run(recipe(**micro), jax.devices()[:1], steps=3)["state"].params
+    found["micro"] = gap(arrays(many), arrays(alone))
+    found["elastic"] = elastic(folder / "elastic", params)
+    found["mistakes"] = mistakes()
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

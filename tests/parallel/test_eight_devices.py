@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run is the same on one device and on eight, and each holds its part alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("eight")  # one program, in one worker
+
+ROOT = Path(__file__).parents[2]
+PRESETS = pytest.mark.parametrize("preset", ["dp", "fsdp", "fsdp_tensor"])
+SHARES = {"dp": 1.0, "fsdp": 0.2, "fsdp_tensor": 0.4}
+"""Most of the state that one device may hold."""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: Any) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("eight")
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += " --xla_force_host_platform_device_count=8"
+    more = {
+        "XLA_FLAGS": flags,
+        "PYTHONPATH": f"{ROOT}:{ROOT}/tests/train",
+        "NPROC": "32",  # threads: each collective of each device waits in one
+    }
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("eight.py")), str(folder)],
+        env=os.environ | more,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "found.json").read_text())
+
+
+@PRESETS
+def test_twenty_steps_equal_those_of_a_single_device(found: Any, preset: str):
+    assert found["devices"] == 8
+    assert found[preset]["start"] < 1e-6
+    assert found[preset]["loss"] < 1e-5
+    assert found[preset]["params"] < 1e-4
+    assert len(set(found["losses"])) == 20
+
+
+@PRESETS
+def test_each_device_holds_its_part_alone(found: Any, preset: str):
+    shards = found[preset]["shards"]
+    assert shards["devices"] == 8 and shards["most"] <= SHARES[preset]
+    shapes = {
+        name: tuple(map(tuple, parts)) for name, parts in shards["shapes"].items()
+    }
+    parts: dict[str, list] = {
+        "blocks/mlp/in/kernel": [(2, 32, 128), (2, 32, 16), (2, 16, 64)],
+        "blocks/mlp/out/kernel": [(2, 128, 32), (2, 16, 32), (2, 64, 16)],
+        "blocks/attention/qkv/kernel": [(2, 32, 96), (2, 32, 12), (2, 16, 48)],
+        "blocks/attention/modulation/kernel": [(2, 32, 64), (2, 32, 8), (2, 32, 32)],
+        "blocks/mlp/in/bias": [(2, 128), (2, 16), (2, 64)],
+    }
+    which = list(SHARES).index(preset)
+    for name, (whole, *split) in parts.items():
+        want = (whole, [whole, *split][which])
+        for where in ("params", "ema", "moments"):
+            assert shapes[f"{where} {name}"] == want, (where, name)
+
+
+@PRESETS
+def test_image_i_does_not_depend_on_the_mesh(found: Any, preset: str):
+    assert found[preset]["images"] < 1e-5
+    parts = 4 if preset == "fsdp_tensor" else 8
+    assert found[preset]["drawn"] == [8 // parts, 4, 4, 1]
+    whole, part = found[preset]["memory"]
+    assert whole[1] == 16 and part == [whole[0], 16 // parts, *whole[2:]]
+
+
+def test_micro_batches_are_split_over_all_devices_alike(found: Any):
+    assert found["micro"] < 1e-5
+
+
+@PRESETS
+def test_a_checkpoint_of_eight_devices_is_any_other_plans(found: Any, preset: str):
+    assert found["elastic"][f"restored as {preset}"]
+
+
+def test_a_run_goes_on_with_fewer_devices(found: Any):
+    """8, 4, then 1 device: the run that was never stopped."""
+    elastic = found["elastic"]
+    assert elastic["gap"] < 1e-4
+    assert elastic["equal"] == 0  # the export is the state's average, bit by bit
+    assert elastic["loaded"] == elastic["started"] == [2, 32, 16]
+    assert elastic["drawn"]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("product", "mesh is data 3 x fsdp 2, 6 in all, but there are 8 devices"),
+        ("batch", "training.batch is 12, but it is split over 8 devices (data 8 x"),
+        ("micro", "split over 2 micro-batches on 8 devices (data 8 x fsdp 1): make"),
+        ("heads", "mesh.tensor is 4, but it must divide model.heads 2"),
+        ("idle", "mesh.expert is 2, but no rule of sharding splits anything over it"),
+    ],
+)
+def test_a_mistake_is_one_sentence(found: Any, mistake: str, message: str):
+    assert message in found["mistakes"][mistake]

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several real processes on this machine, which train one model together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("group.py")
+
+
+def start(folder: Path, count: int, devices: int, *options: tuple[str, ...]) -> Any:
+    """So many processes of so many devices each; options: of each process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += f" --xla_force_host_platform_device_count={devices}"
+    given = {"XLA_FLAGS": flags, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/train"}
+    given |= {"NPROC": "32"}  # threads: each collective of each device waits in one
+    if count > 1:
+        given |= {"JAX_NUM_PROCESSES": str(count), "JAX_COORDINATOR_ADDRESS": address}
+    program = [sys.executable, str(PROGRAM), str(folder)]
+    return [
+        subprocess.Popen(
+            [*program, *(options[i] if options else ())],
+            env={**os.environ, **given, "JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(count)
+    ]
+
+
+def finish(processes: Any) -> list[dict[str, Any]]:
+    said = []
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output
+            line = next(x for x in output.splitlines() if x.startswith("said "))
+            said.append(json.loads(line.removeprefix("said ")))
+    finally:
+        for process in processes:
+            process.kill()
+    return said
+
+
+def final(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "final.npz") as file:
+        return dict(file)
+
+
+def gap(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    assert a.keys() == b.keys()
+    return max(float(np.abs(a[name] - b[name]).max()) for name in a)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run(tmp_path: Path):
+    """SIGTERM to one stops both; both go on; then one process of as many devices."""
+    alone = tmp_path / "alone"
+    (one,) = finish(start(alone, 1, 4))
+    assert not one["joined"] and one["done"] and one["share"] == [0, 1]
+
+    together = tmp_path / "together"
+    options = ((), ("--term-at", "4"))
+    said = finish(start(together, 2, 2, *options))
+    assert [s["share"] for s in said] == [[0, 2], [1, 2]]
+    assert all(s["joined"] and s["devices"] == 4 and not s["done"] for s in said)
+    stopped = said[0]["step"]
+    assert said[1]["step"] == stopped and 4 < stopped < 12
+    said = finish(start(together, 2, 2))
+    assert all(s["done"] and s["step"] == 12 for s in said)
+    assert gap(final(together), final(alone)) < 1e-5
+    records = (together / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in records]
+    assert steps == sorted({*range(2, 13, 2), stopped})  # by the first alone
+    assert (together / "samples.png").is_file()
+    assert len(list((together / "tensorboard").iterdir())) == 2  # one file a start
+
+
+@pytest.mark.slow
+def test_one_of_two_is_killed_and_all_start_again(tmp_path: Path):
+    whole, broken, fewer = (tmp_path / name for name in ("whole", "broken", "fewer"))
+    finish(start(whole, 2, 2))
+    other, killed = start(broken, 2, 2, (), ("--die-at", "8"))
+    killed.communicate(timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    other.kill()  # as a scheduler does, in the middle of a collective
+    other.communicate()
+    subprocess.run(["cp", "-r", str(broken), str(fewer)], check=True)
+    finish(start(broken, 2, 2))
+    assert gap(final(whole), final(broken)) == 0  # the same mesh: bit by bit
+    finish(start(fewer, 1, 4))
+    assert gap(final(whole), final(fewer)) < 1e-5
