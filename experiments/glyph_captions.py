@@ -19,8 +19,8 @@ first step already draws an animal for an animal's name, and training has only t
 the members of a class from each other. The captions are Unicode's names of the same 456
 glyphs, in four wordings, encoded once.
 
-Measured (2026-11-21, 2 CPU cores): the shipped weights are the average after 700 steps;
-what they draw is in docs/results.md.
+Measured (2026-11-21, 2 CPU cores): the shipped weights are the average after all 1,400
+steps; what they draw is in docs/results.md.
 """
 
 from dataclasses import replace

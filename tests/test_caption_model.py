@@ -66,15 +66,15 @@ def middle(x):
 
 
 def test_captions_decide_what_comes_of_the_same_noise(drawn):
-    """On white, which the noise is not: a yellow face, a green frog, a heart."""
+    """On white, which the noise is not: a yellow face, a green frog, a blue heart."""
     for x in drawn.values():
         assert x[[0, 0, -1, -1], [0, -1, 0, -1]].min() > 0.7
     red, green, blue = middle(drawn["grinning face"])
     assert min(red, green) > blue + 0.5
     red, green, blue = middle(drawn["frog"])
-    assert green > max(red, blue) + 0.1
-    heart, face = drawn["blue heart"], drawn["grinning face"]
-    assert np.abs(heart - face).mean() > 0.2
+    assert green > red + 0.05 and green > blue + 0.5
+    red, green, blue = middle(drawn["blue heart"])
+    assert blue > max(red, green) + 0.2
 
 
 def test_what_is_missing_is_said(tmp_path):
