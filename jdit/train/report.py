@@ -66,7 +66,7 @@ def report(
 
     params: those of the folder's run, if not given. devices: as `fit` takes them.
     Writes scores.json, prints one line and returns the scores; {} when the recipe has
-    no evaluation. Of several processes the first does it, with its own devices.
+    no evaluation, or its samples are no pictures (latents, videos), which is said. Of several processes the first does it, with its own devices.
     """
     folder, console = Path(folder), console or Console(quiet=not first())
     if jax.process_count() > 1:
@@ -98,7 +98,14 @@ def _report(
 
     sampling, model = recipe.sampling, recipe.model
     asked: Any = getattr(recipe.evaluation, "dataset", recipe.data)
-    told = getattr(asked, "conditions", by_label)
+    told = getattr(asked, "conditions", None)
+    if not callable(told):
+        told = by_label
+    *sides, channels = model.sample_shape
+    if len(sides) != 2 or channels not in (1, 3):
+        shape = "x".join(map(str, model.sample_shape))
+        _say(console, f"{recipe.name}: its samples are {shape}, not pictures to show")
+        return {}
     if told is by_label:
         classes = getattr(model.conditioning, "classes", 1)
         labels, columns = np.arange(classes), sampling.per_class

@@ -199,3 +199,12 @@ def test_a_report_draws_every_class_and_scores(tmp_path: Path):
     assert json.loads((tmp_path / "scores.json").read_text()) == scores
     assert f"tiny: brightness {scores['mean']:.3f}" in file.getvalue()
     assert report(tiny(), tmp_path, params=params, console=QUIET) == {}
+
+
+def test_a_report_on_latents_draws_nothing_and_says_so(tmp_path: Path):
+    recipe, file = tiny(), io.StringIO()
+    recipe = replace(recipe, model=replace(recipe.model, channels=4))
+    console = Console(file=file)
+    assert report(recipe, tmp_path, params=start(recipe.model), console=console) == {}
+    assert "its samples are 4x4x4, not pictures" in file.getvalue()
+    assert not list(tmp_path.iterdir())
