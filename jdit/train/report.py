@@ -66,7 +66,8 @@ def report(
 
     params: those of the folder's run, if not given. devices: as `fit` takes them.
     Writes scores.json, prints one line and returns the scores; {} when the recipe has
-    no evaluation, or its samples are no pictures (latents, videos), which is said. Of several processes the first does it, with its own devices.
+    no evaluation, or its samples are no pictures (latents, videos), which is said. Of
+    several processes the first does it, with its own devices.
     """
     folder, console = Path(folder), console or Console(quiet=not first())
     if jax.process_count() > 1:
