@@ -102,7 +102,8 @@ class _Reader:
                 ]
             elif instruction.op == "conditional":
                 choices = [self.walk(branch) for branch in instruction.branches()]
-                found += max(choices, key=_weight, default=[])
+                choices.sort(key=_weight)
+                found += choices[-1] if choices else []
             elif instruction.op in ("call", "async-start"):
                 inner_name = called.get("to_apply") or called.get("calls")
                 found += self.walk(inner_name) if inner_name else []
@@ -193,12 +194,63 @@ class _Reader:
                 continue
             used = operand.result
             if inner is not None and index < len(inner.parameters):
-                part = _used(inner, inner.parameters[index])
+                part = self.used(inner, inner.parameters[index])
                 if part is not None:
                     read += min(part, _main(used)) if not used[0].space else 0.0
                     continue
             read += _main(used)
-        return read + (_written(inner) if inner is not None else _main(result))
+        if inner is None:
+            return read + _main(result)
+        parts = self.written(inner)
+        for place, part in zip(result, parts, strict=False):
+            if not place.space:
+                read += place.padded if part is None else part
+        return read
+
+    def used(self, inner: Computation, parameter: Instruction) -> float | None:
+        """Bytes read of a fusion's operand where it only takes slices of it, else None.
+
+        An array that a fusion updates in place is not read. Fusions hold fusions.
+        """
+        names, total = {parameter.name}, 0.0
+        for user in inner:
+            if user.op == "parameter" or not names & set(user.operands):
+                continue
+            nested = self.inner(user)
+            if user.op == "bitcast":
+                names.add(user.name)
+            elif nested is not None:
+                for at, name in enumerate(user.operands):
+                    if name in names:
+                        part = self.used(nested, nested.parameters[at])
+                        if part is None:
+                            return None
+                        total += part
+            elif user.op in _SLICES and user.operands[0] in names:
+                total += float(sum(s.padded for s in user.result))
+            elif not (user.op == "dynamic-update-slice" and user.operands[0] in names):
+                return None
+        return total
+
+    def written(self, inner: Computation) -> list[float | None]:
+        """For each result of a fusion the bytes of what it updates in place, or None
+        where all of it is written."""
+        root = inner.root
+        ends = [inner.body.get(n) for n in root.operands] if root.op == "tuple" else []
+        found: list[float | None] = []
+        for end in ends or [root]:
+            while end is not None and end.op == "bitcast":
+                end = inner.body.get(end.operands[0])
+            nested = self.inner(end) if end is not None else None
+            if end is not None and end.op == "dynamic-update-slice":
+                update = inner.body.get(end.operands[1])
+                size = sum(s.padded for s in update.result) if update else 0
+                found.append(float(size))
+            elif nested is not None and end is not None and len(end.result) == 1:
+                found += self.written(nested)
+            else:
+                found.append(None)
+        return found
 
 
 def _weight(branch: list[Kernel]) -> tuple[float, float]:
@@ -215,49 +267,6 @@ def _main(arrays: tuple[Shape, ...]) -> float:
 def _operands(instruction: Instruction, outside: Computation) -> list[Shape]:
     found = [outside.body.get(name) for name in instruction.operands]
     return [shape for one in found if one is not None for shape in one.result]
-
-
-def _users(inner: Computation, name: str) -> list[Instruction]:
-    found: list[Instruction] = []
-    for one in inner:
-        if name in one.operands and one.op != "parameter":
-            found += _users(inner, one.name) if one.op == "bitcast" else [one]
-    return found
-
-
-def _used(inner: Computation, parameter: Instruction) -> float | None:
-    """Bytes read of a fusion's operand where it only takes slices of it, else None.
-
-    An array that a fusion updates in place is not read.
-    """
-    users = _users(inner, parameter.name)
-    total = 0.0
-    names = {parameter.name}
-    for one in inner:
-        if one.op == "bitcast" and names & set(one.operands):
-            names.add(one.name)
-    for user in users:
-        if user.op in _SLICES and user.operands[0] in names:
-            total += float(sum(s.padded for s in user.result))
-        elif not (user.op == "dynamic-update-slice" and user.operands[0] in names):
-            return None
-    return total if users else 0.0
-
-
-def _written(inner: Computation) -> float:
-    """Bytes a fusion writes: of what it updates in place, the update."""
-    total, root = 0.0, inner.root
-    ends = [inner.body.get(n) for n in root.operands] if root.op == "tuple" else [root]
-    for end, place in zip(ends, root.result, strict=False):
-        while end is not None and end.op == "bitcast":
-            end = inner.body.get(end.operands[0])
-        if place.space:
-            continue
-        update = None
-        if end is not None and end.op == "dynamic-update-slice":
-            update = inner.body.get(end.operands[1])
-        total += float(sum(s.padded for s in update.result)) if update else place.padded
-    return total
 
 
 def _dot(instruction: Instruction, computation: Computation) -> float:

@@ -110,6 +110,24 @@ def test_main_memory_is_read_and_written_by_slices_and_not_on_the_chip():
     assert found["copy-start"].bytes == tiled and found["copy-start"].copy
 
 
+def test_slices_are_found_in_fusions_of_fusions():
+    outer = """%outer (o.0: f32[64,32], o.1: f32[6,32,128], o.2: s32[]) -> f32[64,128] {
+  %o.0 = f32[64,32]{1,0:T(8,128)S(1)} parameter(0)
+  %o.1 = f32[6,32,128]{2,1,0:T(8,128)} parameter(1)
+  %o.2 = s32[]{:T(128)} parameter(2)
+  ROOT %in = f32[64,128]{1,0:T(8,128)S(1)} fusion(%o.0, %o.1, %o.2), kind=kOutput, calls=%fused_product
+}
+
+%test (t"""  # noqa: E501
+    text = LOOP.replace("STEP", "1").replace("%test (t", outer)
+    text = text.replace(
+        "(%x, %w, %i), kind=kOutput, calls=%fused_product", "(%x, %w, %i), calls=%outer"
+    )  # noqa: E501
+    plain, nested = read(LOOP.replace("STEP", "1"))["dot"], read(text)["dot"]
+    assert "calls=%outer" in text
+    assert (nested.bytes, nested.flops) == (plain.bytes, plain.flops)
+
+
 def test_collectives_say_what_a_chip_sends():
     (one,) = read(LOOP.replace("STEP", "1"))["all"].collectives
     assert (one.kind, one.bytes, one.group.size) == ("all-reduce", 4 * 64 * 128, 4)
