@@ -3,6 +3,7 @@
 
 from jdit.parallel.host import barrier, first, whole
 from jdit.parallel.mesh import AXES, Mesh
+from jdit.parallel.pins import Pins, pinned
 from jdit.parallel.plan import Plan, arrange
 from jdit.parallel.processes import Group, group_of, join
 from jdit.parallel.rules import Rules, dp, fsdp, fsdp_tensor
@@ -12,6 +13,7 @@ __all__ = [
     "AXES",
     "Group",
     "Mesh",
+    "Pins",
     "Plan",
     "Rules",
     "Spread",
@@ -23,5 +25,6 @@ __all__ = [
     "fsdp_tensor",
     "group_of",
     "join",
+    "pinned",
     "whole",
 ]

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jdit.checkpoint import Checkpoints, differences, named
 from jdit.interop.layout import Placement
-from jdit.parallel import Mesh, Plan, Spread, arrange, barrier, first
+from jdit.parallel import Mesh, Plan, Spread, arrange, barrier, first, pinned
 from jdit.pretrained import WEIGHTS, load_export
 from jdit.recipe import Recipe
 from jdit.train.state import abstract_state
@@ -120,7 +120,8 @@ def _report(
             return Drawer(model, params, recipe.process, sampling, batch, told)
         spread = replace(sampling, guidance=Spread(plan, sampling.guidance))
         batch = plan.round_up(batch)
-        return Drawer(model, params, recipe.process, spread, batch, told)
+        split = pinned(plan, model)
+        return Drawer(split, params, recipe.process, spread, batch, told)
 
     images = drawer(min(sampling.batch, len(labels)))(sampling.seed, labels)
     grid(images, columns).save(folder / "samples.png")

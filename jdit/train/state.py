@@ -12,7 +12,7 @@ import optax
 from einops import rearrange
 
 from jdit.objectives import loss
-from jdit.parallel import Plan
+from jdit.parallel import Plan, pinned
 from jdit.pretrained import start_from
 from jdit.recipe import Recipe, Training
 from jdit.typing import Array, Float, Int, Key, Params
@@ -163,10 +163,12 @@ def gradients(
     plan: every device then has its part of each micro-batch, and of the gradient.
     """
 
+    model = pinned(plan, recipe.model)
+
     def objective(params: Params, key: Key, batch: dict[str, Array]):
         return loss(
             key,
-            recipe.model,
+            model,
             params,
             batch,
             process=recipe.process,

@@ -29,7 +29,7 @@ from jdit.sample import sample
 from jdit.train import abstract_state, batches_of, fit, init_state, make_step, report
 from jdit.train.fit import plan_of
 
-STEPS = 20
+STEPS, BATCH = 20, 40
 EVERY = dict(smallest=64)  # tiny parameters are split too
 PRESETS: dict[str, tuple[Mesh, Rules]] = {
     "dp": (Mesh(), parallel.dp),
@@ -46,7 +46,7 @@ LEAVES = [
 
 
 def recipe(preset: str | None = None, **training: Any) -> Recipe:
-    usual = dict(steps=STEPS, learning_rate=1e-3, schedule=Constant())
+    usual = dict(steps=STEPS, batch=BATCH, learning_rate=1e-3, schedule=Constant())
     made = tiny(**usual | training)
     if preset is None:
         return made
@@ -60,6 +60,7 @@ def arrays(tree: Any) -> dict[str, np.ndarray]:
 
 
 KEY = jax.dtypes.prng_key
+STREAMS = ["[160,32]", "[40,4,32]"]  # of all 40 examples, of 4 tokens each
 
 
 def gap(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
@@ -71,12 +72,17 @@ def run(recipe: Recipe, devices: Any = None, steps: int = STEPS) -> dict[str, An
     plan = plan_of(recipe, devices)
     state, batches = init_state(recipe, plan), batches_of(recipe, plan)
     start = arrays(state.params)
-    step, losses = make_step(recipe, plan), []
+    feed = (lambda batch: batch) if plan is None else plan.feed
+    losses: list[float] = []
+    first = batches.get_state()
+    step = make_step(recipe, plan).lower(state, feed(next(batches))).compile()
+    batches.set_state(first)
     for _ in range(steps):
-        batch = next(batches)
-        state, metrics = step(state, batch if plan is None else plan.feed(batch))
+        state, metrics = step(state, feed(next(batches)))
         losses.append(float(metrics["loss"]))  # CPU collectives must not queue
-    return dict(state=state, losses=losses, start=start, plan=plan)
+    return dict(
+        state=state, losses=losses, start=start, plan=plan, program=step.as_text()
+    )
 
 
 def shards(state: Any) -> dict[str, Any]:
@@ -188,6 +194,7 @@ def main(folder: Path) -> None:
     params = arrays(single["state"].params)
     np.savez(folder / "single.npz", **params)
     found["losses"] = single["losses"]
+    found["streams"] = [name in single["program"] for name in STREAMS]
     images = draw(single["state"].params, None)
     for name in PRESETS:
         one = run(recipe(name))
@@ -196,6 +203,7 @@ def main(folder: Path) -> None:
             "loss": float(np.abs(np.subtract(one["losses"], single["losses"])).max()),
             "params": gap(arrays(one["state"].params), params),
             "shards": shards(one["state"]),
+            "streams": [name in one["program"] for name in STREAMS],
             "memory": memory(one["state"].params, one["plan"]),
         }
         drawn = draw(single["state"].params, one["plan"])

@@ -70,6 +70,12 @@ def test_each_device_holds_its_part_alone(found: Any, preset: str):
 
 
 @PRESETS
+def test_no_device_sees_the_stream_of_all_examples(found: Any, preset: str):
+    """Weights are gathered, a layer at a time; activations are not."""
+    assert any(found["streams"]) and not any(found[preset]["streams"])
+
+
+@PRESETS
 def test_image_i_does_not_depend_on_the_mesh(found: Any, preset: str):
     assert found[preset]["images"] < 1e-5
     parts = 4 if preset == "fsdp_tensor" else 8
