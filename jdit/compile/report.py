@@ -173,10 +173,14 @@ class Report:
         return self.work.images / seconds if seconds else 0.0
 
     def utilisation(self, seconds: float) -> float:
-        """The model's FLOPs as a share of the chips' peak (MFU, PaLM, appendix B)."""
+        """The model's FLOPs as a share of the chips' peak (MFU, PaLM, appendix B).
+
+        At most 1: XLA's count of the model has what the matrix units do not do, too.
+        """
         if not self.where.chip or not seconds:
             return 0.0
-        return self.work.model_flops / (seconds * self.chips * self.where.chip.flops)
+        peak = seconds * self.chips * self.where.chip.flops
+        return min(1.0, self.work.model_flops / peak)
 
 
 def compile_recipe(
