@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_cases import draw, float64, run, run_with_lse, without_lse
 
 from jdit import ops
 from jdit.ops.attention import chunked
@@ -19,78 +20,71 @@ specs = pytest.mark.parametrize(
 )
 
 
-def draw(spec: Spec) -> tuple[list[jax.Array], jax.Array | None]:
-    """q, k, v, the output's cotangent, and a mask that leaves one image no key."""
-    b, h, n, m, width = spec[:5]
-    shapes = [(b, h, n, width), (b, h, m, width), (b, h, m, width), (b, h, n, width)]
-    keys = jax.random.split(jax.random.key(0), 4)
-    arrays = [jax.random.normal(key, s) for key, s in zip(keys, shapes, strict=True)]
-    if not spec.masked:
-        return arrays, None
-    lengths = jnp.arange(b)[:, None] * (m // 2)  # the first image sees nothing
-    return arrays, jnp.arange(m)[None] < lengths
-
-
-def float64(arrays, mask) -> tuple[np.ndarray, ...]:
-    """The output and the gradients of q, k and v, from the chain rule by hand."""
-    q, k, v, bar = (np.asarray(x, np.float64) for x in arrays)
-    scale = q.shape[-1] ** -0.5
-    seen = np.ones((len(q), k.shape[2])) if mask is None else np.asarray(mask)
-    seen = seen[:, None, None, :]
-    weight = np.exp(scale * q @ k.swapaxes(-1, -2)) * seen
-    total = weight.sum(-1, keepdims=True)
-    weight = weight / np.where(total == 0, 1, total)
-    d_weight = bar @ v.swapaxes(-1, -2)
-    d_logits = weight * (d_weight - (weight * d_weight).sum(-1, keepdims=True))
-    d_q, d_k = scale * d_logits @ k, scale * d_logits.swapaxes(-1, -2) @ q
-    return weight @ v, d_q, d_k, weight.swapaxes(-1, -2) @ bar
-
-
-def run(implementation, arrays, mask):
-    """The output and its gradients, compiled."""
-
-    @jax.jit
-    def both(q, k, v, bar):
-        def attend(q, k, v):
-            return ops.attention(q, k, v, mask=mask, implementation=implementation)
-
-        out, vjp = jax.vjp(attend, q, k, v)
-        return out, *vjp(bar)
-
-    return both(*arrays)
-
-
 @each
 @specs
 def test_output_and_gradients_against_float64(spec, implementation):
-    arrays, mask = draw(spec)
+    arrays, masks = draw(spec)
     for mine, truth in zip(
-        run(implementation, arrays, mask), float64(arrays, mask), strict=True
+        run(implementation, arrays, masks), without_lse(arrays, masks), strict=True
     ):
         np.testing.assert_allclose(mine, truth, atol=1e-5)
 
 
+@pytest.mark.parametrize("implementation", ("reference", "chunked"))
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Spec(2, 2, 9, 5, 8, masked=True),
+        Spec(2, 4, 9, 8, 8, groups=2, segmented=True),
+        Spec(2, 2, 9, 8, 8, masked=True, segmented=True),
+    ],
+    ids=["mask", "grouped segments", "both"],
+)
+def test_log_sum_exp_and_gradients_of_both(spec, implementation, monkeypatch):
+    monkeypatch.setattr(chunked, "LOGITS", 4 * spec.keys)
+    arrays, masks = draw(spec)
+    truths = float64(arrays, masks)
+    for mine, truth in zip(
+        run_with_lse(implementation, arrays, masks), truths, strict=True
+    ):
+        np.testing.assert_allclose(mine, truth, atol=1e-5)
+    assert np.isneginf(truths[1]).any()  # a query without a key was among them
+
+
+def test_parts_of_the_keys_join_by_their_log_sum_exp():
+    (q, k, v, *_), _ = draw(Spec(1, 2, 6, 10, 8))
+    parts = [ops.attention_with_lse(q, k[:, :, s], v[:, :, s]) for s in np.s_[:4, 4:]]
+    outs, lses = (jnp.stack(x) for x in zip(*parts, strict=True))
+    joined = (outs * jax.nn.softmax(lses, 0)[..., None]).sum(0)
+    whole, lse = ops.attention_with_lse(q, k, v)
+    np.testing.assert_allclose(joined, whole, atol=1e-6)
+    np.testing.assert_allclose(jax.nn.logsumexp(lses, 0), lse, atol=1e-6)
+
+
 @pytest.mark.parametrize("chunk", [1, 4, 7, 100])
 def test_chunks_of_any_size(chunk):
-    arrays, mask = draw(Spec(2, 2, 9, 5, 8, masked=True))
-    out, vjp = jax.vjp(lambda *a: chunked.attention(*a, mask, chunk), *arrays[:3])
-    for mine, truth in zip((out, *vjp(arrays[3])), float64(arrays, mask), strict=True):
+    arrays, masks = draw(Spec(2, 2, 9, 5, 8, masked=True))
+    out, vjp = jax.vjp(
+        lambda *a: chunked.attention(*a, **masks, chunk=chunk), *arrays[:3]
+    )
+    truths = without_lse(arrays, masks)
+    for mine, truth in zip((out, *vjp(arrays[3])), truths, strict=True):
         np.testing.assert_allclose(mine, truth, atol=1e-5)
 
 
 @each
 def test_an_image_without_keys_gets_zeros(implementation):
-    arrays, mask = draw(Spec(2, 1, 6, 4, 8, masked=True))
-    assert not mask[0].any() and mask[1].any()
-    for array in run(implementation, arrays, mask):
+    arrays, masks = draw(Spec(2, 1, 6, 4, 8, masked=True))
+    assert not masks["mask"][0].any() and masks["mask"][1].any()
+    for array in run(implementation, arrays, masks):
         assert not array[0].any()
         assert array[1].any()
 
 
 @each
 def test_is_deterministic(implementation):
-    arrays, mask = draw(Spec(2, 2, 33, 17, 8, masked=True))
-    first, second = (run(implementation, arrays, mask) for _ in range(2))
+    arrays, masks = draw(Spec(2, 2, 33, 17, 8, masked=True))
+    first, second = (run(implementation, arrays, masks) for _ in range(2))
     for one, two in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -98,7 +92,7 @@ def test_is_deterministic(implementation):
 @each
 def test_forward_mode_agrees_with_reverse_mode(implementation):
     """<bar, J t> = <J^T bar, t>: objectives with a time derivative need both."""
-    (q, k, v, bar), _ = draw(Spec(1, 2, 6, 5, 8))
+    (q, k, v, bar, _), _ = draw(Spec(1, 2, 6, 5, 8))
     attend = partial(ops.attention, implementation=implementation)
     tangents = (jnp.cos(q), jnp.sin(k), jnp.cos(v))
     _, forward = jax.jvp(attend, (q, k, v), tangents)
@@ -111,8 +105,8 @@ def test_forward_mode_agrees_with_reverse_mode(implementation):
 def test_half_precision_stays_close_and_keeps_its_dtype(implementation):
     arrays, _ = draw(Spec(1, 2, 16, 16, 64))
     half = [x.astype(jnp.bfloat16) for x in arrays]
-    results = run(implementation, half, None)
-    for mine, truth in zip(results, float64(half, None), strict=True):
+    results = run(implementation, half, {})
+    for mine, truth in zip(results, without_lse(half, {}), strict=True):
         assert mine.dtype == jnp.bfloat16
         np.testing.assert_allclose(mine.astype(jnp.float32), truth, atol=0.05)
 
@@ -147,6 +141,14 @@ def test_cudnn_says_what_it_needs():
     q = jnp.zeros((1, 1, 2, 8))
     with pytest.raises(ValueError, match="it needs an NVIDIA GPU"):
         ops.attention(q, q, q, implementation="cudnn")
+    with pytest.raises(ValueError, match="it gives no log-sum-exp"):
+        ops.attention_with_lse(q, q, q, implementation="cudnn")
+
+
+def test_heads_of_keys_that_do_not_divide():
+    q, k = jnp.zeros((1, 3, 2, 8)), jnp.zeros((1, 2, 2, 8))
+    with pytest.raises(ValueError, match="k has 2 heads, but their number must divide"):
+        ops.attention(q, k, k)
 
 
 @pytest.mark.accelerator
@@ -154,8 +156,8 @@ def test_cudnn_says_what_it_needs():
 def test_cudnn_against_float64(spec):
     if jax.default_backend() != "gpu":
         pytest.skip("needs an NVIDIA GPU")
-    arrays, mask = draw(spec)
+    arrays, masks = draw(spec)
     half = [x.astype(jnp.bfloat16) for x in arrays]
-    results = run("cudnn", half, mask)
-    for mine, truth in zip(results, float64(half, mask), strict=True):
+    results = run("cudnn", half, masks)
+    for mine, truth in zip(results, without_lse(half, masks), strict=True):
         np.testing.assert_allclose(mine.astype(jnp.float32), truth, atol=0.06)

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention: one function, several implementations."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
+from einops import rearrange, repeat
 
 from jdit.ops.attention import chunked, cudnn, reference
+from jdit.ops.attention.reference import Segments
 from jdit.typing import Array, Bool, Float
 
 Implementation = Literal["reference", "recompute", "chunked", "cudnn"]
@@ -13,24 +16,33 @@ Implementation = Literal["reference", "recompute", "chunked", "cudnn"]
 LONG = 2048**2
 """From this many logits a head on, attention is done in chunks."""
 
-_IMPLEMENTATIONS = {
-    "reference": reference.attention,
-    "recompute": jax.checkpoint(reference.attention),
-    "chunked": chunked.attention,
-    "cudnn": cudnn.attention,
+_IMPLEMENTATIONS: dict[str, tuple[Any, Any]] = {
+    "reference": (reference.attention, reference.attention_with_lse),
+    "recompute": (
+        jax.checkpoint(reference.attention),
+        jax.checkpoint(reference.attention_with_lse),
+    ),
+    "chunked": (chunked.attention, chunked.attention_with_lse),
+    "cudnn": (cudnn.attention, cudnn.attention_with_lse),
 }
 
 
 def attention(
     q: Float[Array, "b h n k"],
-    k: Float[Array, "b h m k"],
-    v: Float[Array, "b h m k"],
+    k: Float[Array, "b g m k"],
+    v: Float[Array, "b g m k"],
     *,
     mask: Bool[Array, "b m"] | None = None,
+    segments: Segments | None = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "b h n k"]:
-    """Bidirectional attention; `mask` says which keys are real.
+    """Bidirectional attention, `softmax(q k^T / sqrt(k)) v`.
 
+    k, v: may have fewer heads g, a divisor of h: head i reads group i // (h / g)
+        (grouped-query attention; Ainslie et al., 2023).
+    mask: which keys are real.
+    segments: integers of queries and of keys, which meet where these are equal:
+        several images packed in one row.
     implementation:
         "reference"  keeps the softmax for the backward pass: `n m` numbers a head.
         "recompute"  keeps q, k and v only, and computes the softmax again.
@@ -39,16 +51,72 @@ def attention(
         None         "recompute", or "chunked" from 2,048 x 2,048 logits a head on.
 
     All but "cudnn" run everywhere, in any dtype, and under every transformation of
-    JAX, forward mode too. An image whose keys are all masked gets zeros.
+    JAX, forward mode too. A query that sees no key gets zeros.
 
-    Raises ValueError for another implementation, and where "cudnn" cannot run.
+    Raises ValueError for another implementation, where "cudnn" cannot run, and where
+    g does not divide h.
     """
-    if implementation is None:
-        long = q.shape[-2] * k.shape[-2] >= LONG
-        implementation = "chunked" if long else "recompute"
+    run, _, folds = _functions(q, k, implementation)
+    if not folds or q.shape[1] == k.shape[1]:
+        return run(q, k, v, mask, segments)
+    queries, met = _folded(q, k, segments)
+    return _unfolded(run(queries, k, v, mask, met), q)
+
+
+def attention_with_lse(
+    q: Float[Array, "b h n k"],
+    k: Float[Array, "b g m k"],
+    v: Float[Array, "b g m k"],
+    *,
+    mask: Bool[Array, "b m"] | None = None,
+    segments: Segments | None = None,
+    implementation: Implementation | None = None,
+) -> tuple[Float[Array, "b h n k"], Float[Array, "b h n"]]:
+    """The same, and the float32 log of the sum of `exp(q k^T / sqrt(k))`.
+
+    With it attention over parts of the keys can be joined: each part's output weighs
+    `exp(lse)`. A query that sees no key gets -inf. Both results have gradients.
+
+    Raises ValueError as `attention` does, and for "cudnn".
+    """
+    _, run, folds = _functions(q, k, implementation)
+    if not folds or q.shape[1] == k.shape[1]:
+        return run(q, k, v, mask, segments)
+    queries, met = _folded(q, k, segments)
+    out, lse = run(queries, k, v, mask, met)
+    return _unfolded(out, q), _unfolded(lse, q)
+
+
+def chosen(q: Array, k: Array) -> Implementation:
+    """What `implementation=None` means for these arrays, or shapes with dtypes."""
+    long = q.shape[-2] * k.shape[-2] >= LONG
+    return "chunked" if long else "recompute"
+
+
+def _functions(
+    q: Array, k: Array, implementation: str | None
+) -> tuple[Callable[..., Any], Callable[..., Any], bool]:
+    """Without and with log-sum-exp, and whether they want as many heads of keys."""
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(
+            f"k has {k.shape[1]} heads, but their number must divide q's {q.shape[1]}"
+        )
+    implementation = implementation or chosen(q, k)
     if implementation not in _IMPLEMENTATIONS:
         raise ValueError(
             f"implementation is {implementation!r}, but it must be None, "
             "'reference', 'recompute', 'chunked' or 'cudnn'"
         )
-    return _IMPLEMENTATIONS[implementation](q, k, v, mask)
+    return *_IMPLEMENTATIONS[implementation], True
+
+
+def _folded(q: Array, k: Array, segments: Any) -> tuple[Array, Any]:
+    """The queries of heads that share keys, one after another in one head."""
+    sharing = q.shape[1] // k.shape[1]
+    if segments is not None:
+        segments = repeat(segments[0], "b n -> b (r n)", r=sharing), segments[1]
+    return rearrange(q, "b (g r) n k -> b g (r n) k", r=sharing), segments
+
+
+def _unfolded(x: Array, q: Array) -> Array:
+    return rearrange(x, "b g (r n) ... -> b (g r) n ...", n=q.shape[-2])
