@@ -23,8 +23,9 @@ from rich.progress import (
 
 from jdit.evals.adm import adm_scores, fields_of, with_moments
 from jdit.evals.against import Against
+from jdit.evals.clip_features import clip_score
 from jdit.evals.drawn import Drawn, drawn_by
-from jdit.evals.images import Npz, Stored, stored
+from jdit.evals.images import Moments, Npz, Stored, stored
 from jdit.evals.kernel import kernel_distance, squared_mmd
 from jdit.evals.manifold import density_coverage, precision_recall
 from jdit.evals.meter import Measured, measure_in
@@ -39,6 +40,7 @@ from jdit.evals.protocol import (
 from jdit.evals.statistics import frechet_distance
 from jdit.pretrained import Pretrained
 from jdit.recipe import Recipe, Sampling
+from jdit.train.partial import model_of
 from jdit.train.report import trained
 from jdit.typing import Params
 
@@ -54,8 +56,9 @@ def score(
 ) -> Path:
     """Stream images through the feature net, compare, and write scores.json.
 
-    Stopped and started again with the same options it goes on where it was, and ends
-    with the same score. It is kept in `options.out`, or in a folder of `root` that is
+    Without a reference, but with prompts, only the CLIP score is made. Stopped and
+    started again with the same options it goes on where it was, and ends with the same
+    score. It is kept in `options.out`, or in a folder of `root` that is
     named after the protocol; a score that is there already is not made again.
 
     protocol: the source's fields. about: what the file says beside the protocol.
@@ -63,27 +66,25 @@ def score(
     Raises ValueError where `options.out` holds another protocol's, and for references
     of another feature net or size.
     """
-    if options.reference is None:
+    if options.reference is None and options.prompts is None:
         raise ValueError("reference is missing: give --reference FILE")
     if jax.process_count() > 1:
         raise ValueError(
             "scores against a reference are made by one process: start jdit eval on "
             "one host, whose devices share the work"
         )
-    reference = _existing(options.reference)
+    images = None if options.reference is None else _against(options.reference)
     net = feature_net(options.features, options.weights, options.resize)
-    images = stored(reference)
-    if images is None:
-        raise ValueError(
-            f"reference is {reference}, but it must be an .npz, an array_record, or a "
-            "folder of PNGs"
-        )
+    asked = None
+    if options.prompts is not None:
+        asked = prompts_of(options.prompts, source.count, net)
     protocol = {
         **protocol,
         "count": source.count,
         "size": _size(source.shape),
         **net_fields(net),
-        "reference": images.hash(),
+        "reference": None if images is None else images.hash(),
+        **({} if asked is None else {"prompts": part_hash(asked)}),
         **machine_fields(),
     }
     folder = options.out or root / f"eval-{part_hash(protocol)}"
@@ -95,6 +96,7 @@ def score(
     if (state / "protocol.json").is_file():
         found = json.loads((state / "protocol.json").read_text("utf-8"))
         _same({"protocol": found}, protocol, folder)
+    devices = jax.local_device_count()
     state.mkdir(parents=True, exist_ok=True)
     _write(state / "protocol.json", protocol)
     began = time.time()
@@ -109,21 +111,27 @@ def score(
                 stream,
                 images.count,
                 net,
-                batch=min(batch, 64),
+                batch=min(batch, _BATCH.get(len(images.shape), 64) * devices),
                 every=max(options.part // batch, 1),
                 seen=seen,
             )
 
-    real = _reference(images, protocol, measured)
+    inception = hasattr(net, "all")
+    real = None
+    if images is not None:
+        real = _reference(images, protocol, measured, inception)
     fake = measured("samples", source, batch)
-    scores = scores_of(fake, real, inception=hasattr(net, "all"))
+    scores: dict[str, float] = {} if real is None else scores_of(fake, real, net)
+    if asked is not None:
+        assert fake.features is not None
+        scores["clip_score"] = clip_score(fake.features, net.texts(asked))
     marks = {name: str(protocol[name]) for name in ("features_hash", "size")}
     fake.save(folder / "statistics.npz", **marks)
     seconds = round(time.time() - began, 1)
     about = (about or {}) | {
-        "reference": str(reference),
+        "reference": str(options.reference),
         "batch": batch,
-        "devices": jax.local_device_count(),
+        "devices": devices,
         "seconds_since_last_start": seconds,
     }
     _write(result, {"scores": scores, "protocol": protocol, "about": about})
@@ -134,7 +142,8 @@ def score(
 def score_recipe(recipe: Recipe, folder: Path, options: Against) -> Path:
     """Draw from a recipe's run in `folder`, and score it there."""
     data = getattr(recipe.evaluation, "dataset", recipe.data)
-    parts = recipe.model, trained(recipe, folder), recipe.process, recipe.sampling
+    params, sampling = trained(recipe, folder), recipe.sampling
+    parts = model_of(recipe), params, recipe.process, sampling
     return _drawn(*parts, options, folder, data, {"model": recipe.name})
 
 
@@ -173,27 +182,57 @@ def _drawn(
     return score(source, protocol, options, root=root, batch=batch, about=about)
 
 
-def scores_of(
-    fake: Measured, real: Measured, *, inception: bool = True
-) -> dict[str, float]:
-    """ADM's scores for Inception's features, else "frechet", precision and recall.
+def scores_of(fake: Measured, real: Measured, net: Any = None) -> dict[str, float]:
+    """The scores that the net names (`scores`), ADM's for Inception's, else "frechet".
 
-    Where the reference has features: also density and coverage (k = 5), and "kid": of
-    100 subsets of 1,000, or of whole sets if one has fewer.
+    Beside them, where the reference has features: precision and recall (k = 3), density
+    and coverage (k = 5), and "kid": of 100 subsets of 1,000, or of whole sets if one
+    has fewer.
+
+    Raises ValueError for a reference that has nothing for any of them.
     """
-    if inception:
+    if hasattr(net, "scores"):
+        scores = dict(net.scores(fake, real))
+    elif net is None or hasattr(net, "all"):
         scores = adm_scores(fake, real)
     else:
         scores = {"frechet": frechet_distance(fake.pool, real.pool)}
     if fake.features is None or real.features is None:
+        if not scores:
+            raise ValueError(
+                f"{type(net).__name__} compares features, but the reference has "
+                "moments alone: give its images"
+            )
         return scores
     sets = real.features, fake.features
-    if not inception:
+    if "precision" not in scores:
         scores["precision"], scores["recall"] = precision_recall(*sets)
     scores["density"], scores["coverage"] = density_coverage(*sets)
     whole = min(map(len, sets)) < 1000
     scores["kid"] = squared_mmd(*sets) if whole else kernel_distance(*sets)[0]
     return scores
+
+
+def prompts_of(path: Path, count: int, net: Any) -> list[str]:
+    """The lines of a file of prompts, one an image.
+
+    Raises ValueError for another number of lines, an empty one, and a feature net that
+    reads no texts; FileNotFoundError.
+    """
+    if not hasattr(net, "texts"):
+        raise ValueError(
+            f"prompts are given, but {type(net).__name__} reads no texts: give "
+            "--features CLIP"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"prompts is {path}, but there is no such file")
+    lines = path.read_text("utf-8").splitlines()
+    if len(lines) != count or not all(map(str.strip, lines)):
+        raise ValueError(
+            f"{path} has {sum(bool(line.strip()) for line in lines)} prompts on "
+            f"{len(lines)} lines, but each of the {count} images needs one on its line"
+        )
+    return lines
 
 
 def show(path: Path) -> str:
@@ -203,12 +242,30 @@ def show(path: Path) -> str:
     return f"{scores}\n{line(content['protocol'])}\nwrote {path}"
 
 
+def _against(path: Path) -> Stored | Moments:
+    """The reference at a path. Raises ValueError for none."""
+    reference = _existing(path)
+    if path.suffix == ".pt":
+        return Moments(path)
+    images = stored(reference)
+    if images is None:
+        raise ValueError(
+            f"reference is {reference}, but it must be an .npz, torch-fidelity's .pt, "
+            "an array_record, or a folder of PNGs"
+        )
+    return images
+
+
 def _reference(
-    images: Stored,
+    images: Stored | Moments,
     protocol: Protocol,
     measured: Callable[[str, Stored, int], Measured],
+    inception: bool,
 ) -> Measured:
     """What is known of the reference: of its images, and moments that came with it."""
+    if isinstance(images, Moments):
+        _is_inceptions(inception, images.path)
+        return Measured(images.statistics())
     names = fields_of(images.path) if isinstance(images, Npz) else {"arr_0"}
     found = None
     if "arr_0" in names:
@@ -223,6 +280,8 @@ def _reference(
         assert found is not None
         return found
     with np.load(images.path, allow_pickle=False) as file:
+        if "mu" in names and "features_hash" not in file.files:
+            _is_inceptions(inception, images.path)
         for mark in ("features_hash", "size"):
             said = str(file[mark]) if mark in file.files else str(protocol[mark])
             if said != str(protocol[mark]):
@@ -232,6 +291,18 @@ def _reference(
                 )
     return with_moments(images.path, found)
 
+
+def _is_inceptions(inception: bool, path: Path) -> None:
+    """Files of ADM, pytorch-fid and torch-fidelity do not say which net they are of."""
+    if not inception:
+        raise ValueError(
+            f"{path} does not say which feature net its moments are of, so they are "
+            "Inception's: give the reference's images"
+        )
+
+
+_BATCH = {3: 64, 4: 4}
+"""Of images (`h w c`) and of videos (`t h w c`), that a device's net sees at once."""
 
 _MARKS = {"features_hash": "feature net", "size": "size of images"}
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
-from tiny_dit import MODEL, awake
+from tiny_dit import MODEL, awake, start
 
 from jdit.cli import main
 from jdit.draw import Drawer
-from jdit.evals import Statistics, adm_scores, measure
+from jdit.encoders import VisionTransformer, save_encoder
+from jdit.evals import Statistics, adm_scores, clip_score, measure
 from jdit.evals.against import Against
 from jdit.evals.drawn import Drawn, asked_labels, rounded_down
 from jdit.evals.images import Npz, stored
@@ -59,25 +60,38 @@ class Other(Net):
     params = {"kernel": KERNEL + 1}
 
 
+class Reader(Net):
+    """It reads texts too: a direction of their length."""
+
+    def texts(self, texts):
+        return np.stack([np.eye(6)[len(text) % 6] for text in texts])
+
+
 def pooled(images):
     return Net().all(images).pool
 '''
 
 CHILD = """
 import sys
+from pathlib import Path
 import jax, numpy as np
 from jdit.cli import main
 from jdit.draw import Drawer
-from test_score import LABELS, PROCESS, SAMPLING
+from test_score import LABELS, PROCESS, SAMPLING, dino
 from tiny_dit import MODEL, awake
 
 assert jax.device_count() == 8
 for batch in (8, 16):
     drawer = Drawer(MODEL, awake(), PROCESS, SAMPLING, batch, devices=jax.devices())
     np.save(f"{sys.argv[1]}/{batch}.npy", drawer(3, LABELS))
-main(sys.argv[2:])
+place, argv = Path(sys.argv[1]), sys.argv[2:]
+main(dino(place, "eight"))
+main(argv)
 """
 
+DINO = VisionTransformer(
+    size=16, patch=4, dim=16, depth=1, heads=2, hidden=64, layer_scale=True
+)
 PROCESS = Gaussian()
 SAMPLING = Sampling(solver=Heun(), steps=3, guidance=CFG(2.0), batch=8)
 LABELS = np.arange(20, dtype=np.int32) % 5
@@ -96,6 +110,7 @@ def place(tmp_path_factory):
     (root / "child.py").write_text(CHILD)
     np.savez(root / "samples.npz", arr_0=images(0, 205, 40))
     np.savez(root / "reference.npz", arr_0=images(1, 90))
+    save_encoder(root / "dino", DINO, start(DINO))
     sys.path.insert(0, str(root))
     yield root
     sys.path.remove(str(root))
@@ -105,6 +120,12 @@ def command(place, *more, out="out", net="tiny_net:Net", samples="samples.npz"):
     argv = ["eval", str(place / samples), "--reference", str(place / "reference.npz")]
     argv += ["--features", net, "--out", str(place / out), "--batch", "10"]
     return [*argv, "--part", "20", *more]
+
+
+def dino(place, out):
+    """Scores in the features of a network that is split over devices."""
+    more = ["--weights", str(place / "dino"), "--resize", "PillowResize:8"]
+    return command(place, *more, out=out, net="DINOv2")
 
 
 def content(place, out="out"):
@@ -135,6 +156,20 @@ def test_image_i_depends_on_the_seed_and_i_alone(killed):
         np.testing.assert_allclose(other, whole, atol=1e-5)
     again = np.concatenate([drawn(8, LABELS[:8]), drawn(8, LABELS[8:], 8)])
     np.testing.assert_array_equal(again, whole)
+
+
+def test_scores_do_not_depend_on_the_number_of_devices(killed):
+    """The batch of 10 is split over 8 devices, and filled up."""
+    main(dino(killed, "single"))
+    one, eight = (content(killed, name) for name in ("single", "eight"))
+    assert {"fd_dinov2", "precision", "coverage", "kid"} < set(one["scores"])
+    assert eight["scores"] == pytest.approx(one["scores"], rel=1e-6, abs=1e-9)
+    assert eight["protocol"] == one["protocol"]
+    assert (one["about"]["devices"], eight["about"]["devices"]) == (1, 8)
+    moments = [killed / name / "statistics.npz" for name in ("single", "eight")]
+    a, b = map(Statistics.load, moments)
+    np.testing.assert_allclose(b.sigma, a.sigma, atol=1e-6 * np.abs(a.sigma).max())
+    np.testing.assert_allclose(b.mu, a.mu, rtol=1e-6, atol=1e-6)
 
 
 def test_a_killed_run_ends_with_the_same_score(killed):
@@ -190,6 +225,41 @@ def test_statistics_of_one_run_are_a_reference_of_the_same_net_only(place, capsy
     assert Statistics.load(kept).count == 205
     args = command(place, "--reference", kept, out="third", net="tiny_net:Other")
     assert "of another feature net" in fails(capsys, args)
+
+
+def test_moments_that_name_no_net_are_inceptions(place, capsys):
+    path = place / "foreign.npz"
+    np.savez(path, mu=np.zeros(6), sigma=np.eye(6))
+    main(command(place, "--reference", str(path), out="foreign"))
+    assert content(place, "foreign")["scores"]["fid"] > 0
+    args = command(place, "--reference", str(path), out="alien", net="tiny_net:pooled")
+    assert "so they are Inception's" in fails(capsys, args)
+
+
+def test_prompts_add_the_clip_score_and_need_no_reference(place, capsys):
+    from tiny_net import Reader
+
+    prompts = place / "prompts.txt"
+    prompts.write_text("".join(f"{'x' * (i % 9 + 1)}\n" for i in range(205)))
+    more = ["--prompts", str(prompts)]
+    main(command(place, *more, out="asked", net="tiny_net:Reader"))
+    found = content(place, "asked")
+    features = measure(images(0, 205, 40), Reader()).features
+    want = clip_score(features, Reader().texts(prompts.read_text().splitlines()))
+    assert found["scores"]["clip_score"] == pytest.approx(want, rel=1e-6)
+    assert "fid" in found["scores"] and len(found["protocol"]["prompts"]) == 12
+    alone = command(place, *more, out="alone", net="tiny_net:Reader")
+    at = alone.index("--reference")
+    main(alone[:at] + alone[at + 2 :])
+    assert content(place, "alone")["scores"] == {
+        "clip_score": found["scores"]["clip_score"]
+    }
+    assert "reads no texts" in fails(capsys, command(place, *more, out="mute"))
+    prompts.write_text("one\n\n")
+    args = command(place, *more, out="few", net="tiny_net:Reader")
+    assert "has 1 prompts on 2 lines" in fails(capsys, args)
+    prompts.unlink()
+    assert "no such file" in fails(capsys, args)
 
 
 def test_comparing_says_what_differs(place, capsys):

@@ -9,16 +9,19 @@ from jdit.typing import Array, Float
 
 
 def bicubic(
-    source: int, target: int, antialias: bool = False
+    source: int, target: int, antialias: bool = False, offset: float = 0.0
 ) -> Float[np.ndarray, "t s"]:
     """The matrix that resizes `source` samples to `target`, corners not aligned.
+
+    offset: steps are `source / (target + offset)` long: what a scale factor of
+    `(target + offset) / source` means to torch, which then cuts the size to `target`.
 
     Cubic convolution (Keys, 1981, equation 15) with the constant a = -0.75 and clamped
     borders, or, with `antialias`, a = -0.5 and a kernel as wide as the steps when
     shrinking, cut and normalised at the borders: the two that
     `torch.nn.functional.interpolate(mode="bicubic")` has.
     """
-    step = source / target
+    step = source / (target + offset)
     centre = (np.arange(target) + 0.5) * step - 0.5
     if not antialias:
         matrix = np.zeros((target, source))
@@ -45,12 +48,13 @@ def resize_positions(
     source: tuple[int, ...],
     target: tuple[int, ...],
     antialias: bool = False,
+    offset: float = 0.0,
 ) -> Float[Array, "t d"]:
     """Positions of a source grid, row by row, at a target grid's places."""
     if source == target:
         return rows
     down, right = (
-        jnp.asarray(bicubic(s, t, antialias))
+        jnp.asarray(bicubic(s, t, antialias, offset))
         for s, t in zip(source, target, strict=True)
     )
     grid = rearrange(rows, "(h w) d -> h w d", h=source[0])

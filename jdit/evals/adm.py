@@ -125,7 +125,8 @@ def npz_images(
 
     start: the first image to give.
 
-    Raises ValueError for a file without it, or of another kind than uint8 `n h w c`.
+    Raises ValueError for a file without it, or of another kind than uint8 `n h w c`, or
+    `n t h w c` for videos.
     """
     with zipfile.ZipFile(path) as archive, _member(archive, path) as file:
         shape = _header(file, path)
@@ -150,9 +151,9 @@ def _header(file: IO[bytes], path: str | Path) -> tuple[int, ...]:
     parse = np.lib.format.read_array_header_1_0
     parse = parse if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = parse(file)
-    if fortran or dtype != np.uint8 or len(shape) != 4:
+    if fortran or dtype != np.uint8 or len(shape) not in (4, 5):
         raise ValueError(
             f"arr_0 of {path} is {dtype} of shape {shape}, but uint8 images "
-            "(n, height, width, 3) are needed"
+            "(n, height, width, 3) are needed, or videos (n, frames, height, width, 3)"
         )
     return shape

@@ -12,7 +12,7 @@ class Against:
 
     reference: Path | None = None
     """What to compare with: an .npz of ADM (images, moments or both) or of pytorch-fid,
-    a folder of PNGs, or an array_record of them."""
+    torch-fidelity's moments (.pt), a folder of PNGs, or an array_record of them."""
     count: int = 50_000
     """Images to draw."""
     seed: int = 0
@@ -21,11 +21,14 @@ class Against:
     """Each class as often as the others (image i has label i modulo their number), or
     drawn uniformly, as DiT, SiT and REPA do."""
     features: str = "InceptionPool"
-    """The feature net: a part of jdit.evals, or "module:name" of another."""
+    """The feature net: a part of jdit.evals (InceptionPool, DINOv2, CLIP,
+    EfficientNetLite0; I3D for videos), or "module:name" of another."""
     weights: str | None = None
-    """File of the feature net's weights; where it looks itself if not given."""
+    """File, or folder, of the feature net's weights, or owner/name on the hub; where it
+    looks itself if not given."""
     resize: str | None = None
-    """A resize of jdit.evals, e.g. CleanResize; the feature net's own if not given."""
+    """A resize of jdit.evals, e.g. CleanResize or TensorFlowResize:224; the feature
+    net's own if not given."""
     codec: str | None = None
     """Folder, or owner/name on the hub, of the codec in diffusers' layout that decodes
     what a model of latents draws."""
@@ -38,6 +41,9 @@ class Against:
     out: Path | None = None
     """Folder of scores.json, statistics.npz and what is kept meanwhile; named after the
     protocol if not given."""
+    prompts: Path | None = None
+    """A text file, line i of which image i was asked for: adds the CLIP score, where
+    the feature net is CLIP. It needs no reference."""
 
     def __post_init__(self) -> None:
         for name, least in (("count", 10), ("part", 1), ("batch", 1)):

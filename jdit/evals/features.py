@@ -14,18 +14,22 @@ from jdit.evals.manifold import density_coverage, precision_recall
 from jdit.evals.statistics import Points, Statistics, checked, frechet_distance
 
 Images = np.ndarray | Iterable[np.ndarray]
-"""An array `n h w c`, or a stream of such batches: float in [-1, 1], or uint8."""
+"""An array `n h w c`, or a stream of such batches: float in [-1, 1], or uint8.
+
+Videos, `n t h w c`, for a net that reads them."""
 
 
 @runtime_checkable
 class Features(Protocol):
     """A feature function: float32 images `b h w c` in [-1, 1] to features `b d`.
 
+    Of videos `b t h w c` for one of videos, such as `jdit.evals.I3D`.
+
     Jitted by whoever makes it. It is only ever called with one batch size, so it
     compiles once. What it makes of the values (resizing, scaling) is its own affair.
     """
 
-    def __call__(self, images: Float[np.ndarray, "b h w c"]) -> Any: ...
+    def __call__(self, images: Float[np.ndarray, "b *t h w c"]) -> Any: ...
 
 
 def extract(
@@ -34,17 +38,21 @@ def extract(
     """The features of a stream of images, as a stream; uint8 is mapped to [-1, 1].
 
     Batches are cut, and the last is filled up, to `batch` images, and the filling is
-    dropped. Raises ValueError for images that are not `n h w c`, and for features that
-    are NaN or change their dimension, at the batch where it happens.
+    dropped. Raises ValueError for what is neither `n h w c` nor `n t h w c`, and for
+    features that are NaN or change their dimension, at the batch where it happens.
     """
     dimension = None
     for array in [images] if isinstance(images, np.ndarray) else images:
         array = np.asarray(array)
-        if array.ndim != 4:
-            raise ValueError(f"images have shape {array.shape}, but n h w c is needed")
-        array = to_float(array) if array.dtype == np.uint8 else array
+        if array.ndim not in (4, 5):
+            raise ValueError(
+                f"images have shape {array.shape}, but n h w c is needed, or n t h w c "
+                "of videos"
+            )
         for start in range(0, len(array), batch):
-            part = np.asarray(array[start : start + batch], np.float32)
+            part = array[start : start + batch]
+            part = to_float(part) if part.dtype == np.uint8 else part
+            part = np.asarray(part, np.float32)
             fill = np.repeat(part[-1:], batch - len(part), 0)
             values = checked(features(np.concatenate([part, fill])))[: len(part)]
             if dimension not in (None, values.shape[1]):

@@ -2,16 +2,17 @@
 """The features of FID, sFID and the Inception score, as one feature function."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import flax.linen as nn
-import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from jdit.data import to_uint8
 from jdit.encoders.inception import InceptionFeatures, InceptionV3
+from jdit.evals.devices import over_devices
 from jdit.evals.digits import cache_folder
 from jdit.evals.resize import Resize, TensorFlowResize
 from jdit.interop.inception import NAME, SHA256, load_inception
@@ -58,16 +59,15 @@ class InceptionPool:
     @property
     def params(self) -> Params:
         """The weights, for a score's protocol."""
-        return self._loaded()[1]
+        return _load(*self._key())[1]
 
     def all(self, images: np.ndarray | Array) -> InceptionFeatures:
-        """Everything at once, for the price of one."""
+        """Everything at once, for the price of one; split over all devices."""
         pixels = self.resize(as_bytes(images))
-        return _forward(*self._loaded(), pixels)
+        return _compiled(*self._key())(pixels)
 
-    def _loaded(self) -> tuple[InceptionV3, Params]:
-        path = Path(self.path) if self.path is not None else _cached()
-        return _load(path, self.sha256)
+    def _key(self) -> tuple[Path, str | None]:
+        return Path(self.path) if self.path is not None else _cached(), self.sha256
 
 
 def as_bytes(images: np.ndarray | Array) -> UInt8[np.ndarray, "b h w 3"]:
@@ -103,11 +103,16 @@ def _cached() -> Path:
     return converted if converted.exists() else path
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(model: InceptionV3, params: Params, pixels: Array) -> InceptionFeatures:
-    return model.apply(params, (pixels - 128) / 128)[0]
-
-
 @functools.lru_cache(maxsize=2)
 def _load(path: Path, sha256: str | None) -> tuple[InceptionV3, Params]:
     return load_inception(path, sha256)
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled(path: Path, sha256: str | None) -> Callable[..., InceptionFeatures]:
+    model, params = _load(path, sha256)
+
+    def run(params: Params, pixels: Array) -> InceptionFeatures:
+        return model.apply(params, (pixels - 128) / 128)[0]
+
+    return over_devices(run, params)

@@ -14,19 +14,21 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from jdit.evals.adm import npz_images, npz_shape
+from jdit.evals.statistics import Statistics
 from jdit.interop.download import file_hash
+from jdit.interop.torch_fidelity import load_moments
 
 RECORDS = (".array_record", ".arrayrecord")
 
 
 class Stored(Protocol):
-    """Images of one size, in a fixed order."""
+    """Images, or videos, of one size, in a fixed order."""
 
     @property
     def count(self) -> int: ...
     @property
     def shape(self) -> tuple[int, ...]:
-        """Height, width, channels."""
+        """Height, width, channels; of videos the frames before."""
         ...
 
     def hash(self) -> str:
@@ -35,12 +37,14 @@ class Stored(Protocol):
 
     def stream(
         self, start: int, batch: int
-    ) -> Iterator[UInt8[np.ndarray, "b h w c"]]: ...
+    ) -> Iterator[UInt8[np.ndarray, "b *t h w c"]]: ...
 
 
 @dataclass(frozen=True)
 class Npz:
     """`arr_0` of an .npz, bytes `n h w c`, as ADM's evaluator and DiT's code store it.
+
+    Or `n t h w c`, of videos.
 
     ValueError for another array.
     """
@@ -58,8 +62,23 @@ class Npz:
     def hash(self) -> str:
         return file_hash(self.path)
 
-    def stream(self, start: int, batch: int) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+    def stream(
+        self, start: int, batch: int
+    ) -> Iterator[UInt8[np.ndarray, "b *t h w c"]]:
         return npz_images(self.path, batch, start)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments as torch-fidelity caches them: "mu" and "sigma" in a torch file, .pt."""
+
+    path: Path
+
+    def hash(self) -> str:
+        return file_hash(self.path)
+
+    def statistics(self) -> Statistics:
+        return load_moments(self.path)
 
 
 class _Encoded:

@@ -8,7 +8,7 @@ from typing import Any
 from jdit import evals
 from jdit.evals.protocol import Protocol, params_hash, settings
 
-_RESIZES = ("TensorFlowResize", "CleanResize")
+_RESIZES = ("TensorFlowResize", "CleanResize", "PillowResize")
 
 
 def feature_net(
@@ -18,8 +18,8 @@ def feature_net(
 
     features: of a part of jdit.evals, or "module:name". A part that must be loaded
         first, as `DigitsClassifier`, is.
-    weights, resize: a file, and the name of a resize in jdit.evals; the part's own if
-        None.
+    weights, resize: a file or folder, and the name of a resize in jdit.evals, with the
+        size behind a colon if it is not 299; the part's own if None.
 
     Raises ValueError for a name that is not there, and for what the part does not take.
     """
@@ -42,11 +42,13 @@ def feature_net(
     if weights is not None:
         given["path"] = weights
     if resize is not None:
-        if resize not in _RESIZES:
+        kind_of, _, size = resize.partition(":")
+        if kind_of not in _RESIZES or not (size or "299").isdigit():
             raise ValueError(
-                f"resize is {resize!r}, but it must be one of {', '.join(_RESIZES)}"
+                f"resize is {resize!r}, but it must be one of {', '.join(_RESIZES)}, "
+                "with a size such as :224 behind it if that is not 299"
             )
-        given["resize"] = getattr(evals, resize)()
+        given["resize"] = getattr(evals, kind_of)(int(size or 299))
     for field, option in (("path", "weights"), ("resize", "resize")):
         if field in given and field not in taken:
             raise ValueError(f"{features} takes no {option}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes to the 299 by 299 pixels that Inception reads: the two ways scores use.
+"""Bytes to the pixels that a feature net reads: the three ways that scores use.
 
 On the host, in float32 and in a fixed order, so that the bits do not depend on the
 accelerator: a resize that differs a little is the oldest reason why two FIDs do.
@@ -18,7 +18,7 @@ Image = np.ndarray
 
 
 class Resize(Protocol):
-    """Bytes `n h w 3` to float32 pixels `n size size 3` in [0, 255], not rounded.
+    """Bytes `n h w 3` to float32 pixels `n size size 3` in [0, 255].
 
     A frozen dataclass: its `repr` is part of a score's protocol.
     """
@@ -80,6 +80,39 @@ class CleanResize:
         return _each(
             lambda x: np.stack([channel(x[..., c]) for c in range(3)], -1), images
         )
+
+
+@dataclass(frozen=True)
+class PillowResize:
+    """Pillow's antialiased bicubic on bytes, rounded to bytes again.
+
+    What DINOv2's and CLIP's published preprocessing does to an image before it becomes
+    numbers; of dgm-eval's FD-DINOv2 and of CMMD.
+
+    crop: of an image that is not square, the middle square is read (CMMD's loader, in
+        this order: cut, then resized); False squeezes it (dgm-eval).
+    """
+
+    size: int
+    crop: bool = False
+
+    def __call__(
+        self, images: UInt8[np.ndarray, "n h w 3"]
+    ) -> Float[np.ndarray, "n y x 3"]:
+        from PIL import Image as Pillow
+
+        height, width = images.shape[1:3]
+        if self.crop:
+            side = min(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            images = images[:, top : top + side, left : left + side]
+
+        def one(image: Image) -> Image:
+            picture = Pillow.fromarray(np.ascontiguousarray(image))
+            size = (self.size, self.size)
+            return np.asarray(picture.resize(size, Pillow.Resampling.BICUBIC))
+
+        return _each(one, images).astype(np.float32)
 
 
 def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -111,17 +111,28 @@ class Statistics:
             missing = [name for name in names if name not in file]
             if missing:
                 raise ValueError(f"{path} has no field {missing[0]!r} of statistics")
-            mu, sigma = (np.asarray(file[name], np.float64) for name in names)
+            mu, sigma = (file[name] for name in names)
             counted = f"count{suffix}" in file
             count = int(file[f"count{suffix}"]) if counted else None
-        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+        return cls.checked(mu, sigma, str(path), count)
+
+    @classmethod
+    def checked(
+        cls, mu: object, sigma: object, name: str, count: int | None = None
+    ) -> "Statistics":
+        """Moments that came from elsewhere, `name`.
+
+        Raises ValueError if they are misshapen or not finite.
+        """
+        a, b = np.asarray(mu, np.float64), np.asarray(sigma, np.float64)
+        if a.ndim != 1 or b.shape != (len(a), len(a)):
             raise ValueError(
-                f"{path} holds {names[0]} {mu.shape} and {names[1]} {sigma.shape}, "
-                "but (d,) and (d, d) are needed"
+                f"{name} holds mu {a.shape} and sigma {b.shape}, but (d,) and (d, d) "
+                "are needed"
             )
-        if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-            raise ValueError(f"{path} holds NaN or infinite statistics")
-        return cls(mu, sigma, count)
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise ValueError(f"{name} holds NaN or infinite statistics")
+        return cls(a, b, count)
 
 
 def _same_dimension(a: Statistics, b: Statistics) -> None:

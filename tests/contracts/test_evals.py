@@ -10,6 +10,7 @@ import pytest
 
 from jdit.evals import (
     Statistics,
+    cmmd,
     density_coverage,
     frechet_distance,
     kernel_distance,
@@ -29,6 +30,7 @@ SCORES = {  # name: (score, +1 if more is better, whether features may be rescal
         -1,
         False,
     ),
+    "cmmd": (cmmd, -1, False),
     "precision": (lambda r, f: precision_recall(r, f)[0], 1, True),
     "recall": (lambda r, f: precision_recall(r, f)[1], 1, True),
     "density": (lambda r, f: density_coverage(r, f)[0], 1, True),

@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 
 from jdit.evals import (
+    clip_s,
+    clip_score,
+    cmmd,
     density_coverage,
     inception_score,
     kernel,
@@ -78,6 +81,45 @@ def test_kernel_distance_averages_the_subsets():
         kernel_distance(a, b, subsets=0)
 
 
+def test_cmmd_is_the_sum_over_pairs(blocks):
+    """All pairs, those with itself among them; also far from zero."""
+    a, b = normal(0, 9, 4), normal(1, 13, 4, 0.5)
+
+    def mean(x, y):
+        return np.mean([np.exp(-((u - v) ** 2).sum() / 200) for u in x for v in y])
+
+    expected = 1000 * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
+    assert cmmd(a, b) == pytest.approx(expected, rel=1e-9)
+    assert cmmd(b + 1e3, a + 1e3) == pytest.approx(expected, rel=1e-9)
+    assert cmmd(a, a) < 1e-9
+
+
+def test_cmmd_of_known_gaussians():
+    """E k of N(m, s^2) apart: (1 + 2 s^2 / c^2)^(-d/2) exp(-m^2 / 2 (c^2 + 2 s^2))."""
+    m, c, n = 3.0, 2.0, 1500
+    both = (1 + 2 / c**2) ** -0.5
+    apart = both * np.exp(-(m**2) / (2 * (c**2 + 2)))
+    expected = 2 * both - 2 * apart
+    found = cmmd(normal(0, n, 1), normal(1, n, 1, m), sigma=c, scale=1)
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_clip_scores_are_cosines():
+    image = np.array([[3.0, 0], [1, 1], [1, 0]])
+    text = np.array([[1.0, 0], [0, 2], [-1, 0]])
+    cosines = np.array([1, np.sqrt(0.5), -1])
+    assert clip_score(image, text) == pytest.approx(100 * cosines.mean())
+    assert clip_s(image, text) == pytest.approx(2.5 * (1 + np.sqrt(0.5)) / 3)
+    assert clip_score(image[2:], text[2:]) == clip_s(image[2:], text[2:]) == 0
+    for bad, words in (
+        (text[:2], "each image needs one text"),
+        (text * np.nan, "NaN"),
+        (text * 0, "no direction"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            clip_score(image, bad)
+
+
 def test_identical_sets_are_precise_and_recalled(blocks):
     x = normal(0, 30, 6) + 1e4  # far from zero: the distances must not cancel
     assert precision_recall(x, x) == (1, 1)
@@ -129,7 +171,9 @@ def test_inception_score_of_known_probabilities():
     assert inception_score(p, splits=1)[0] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("score", [squared_mmd, precision_recall, density_coverage])
+@pytest.mark.parametrize(
+    "score", [squared_mmd, cmmd, precision_recall, density_coverage]
+)
 def test_bad_features_are_refused(score):
     good = normal(0, 20, 3)
     bad = good.copy()
@@ -148,6 +192,8 @@ def test_bad_arguments_are_refused():
     x = normal(0, 20, 3)
     with pytest.raises(ValueError, match="k is 0"):
         precision_recall(x, x, k=0)
+    with pytest.raises(ValueError, match="sigma is 0"):
+        cmmd(x, x, sigma=0)
     with pytest.raises(ValueError, match="real has 5 features, .* at least 6"):
         density_coverage(x[:5], x)
     with pytest.raises(ValueError, match="splits is 10, but between 1 and the 4"):

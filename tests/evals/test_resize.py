@@ -4,10 +4,10 @@
 import numpy as np
 import pytest
 
-from jdit.evals import CleanResize, TensorFlowResize
+from jdit.evals import CleanResize, PillowResize, TensorFlowResize
 from jdit.evals.fid_features import as_bytes
 
-RESIZES = [TensorFlowResize(), CleanResize()]
+RESIZES = [TensorFlowResize(), CleanResize(), PillowResize(299)]
 
 
 @pytest.fixture(params=RESIZES, ids=lambda x: type(x).__name__)
@@ -53,11 +53,28 @@ def test_tensorflows_reads_a_ramp_at_scaled_places():
     )
 
 
-def test_only_the_clean_one_is_antialiased():
+def test_only_pillows_are_antialiased():
     """Stripes one pixel wide, shrunk to less than half."""
     x = np.zeros((1, 640, 640, 3), np.uint8)
     x[:, ::2] = 255
     assert CleanResize()(x).std() < 3 < 60 < TensorFlowResize()(x).std()
+    assert PillowResize(299)(x).std() < 3
+
+
+def test_pillows_are_the_same_but_for_rounding():
+    x = noise(1, 64, 48, 3) // 2 + 64  # it would be cut to bytes between the axes too
+    rounded = PillowResize(299)(x)
+    np.testing.assert_array_equal(rounded, np.rint(rounded))
+    assert np.abs(rounded - CleanResize()(x)).max() <= 2
+
+
+def test_the_middle_square_is_cut_before_it_is_resized():
+    x = noise(2, 20, 31, 3)
+    square = PillowResize(16)(x[:, :, 5:25])
+    np.testing.assert_array_equal(PillowResize(16, crop=True)(x), square)
+    turned = np.swapaxes(x, 1, 2)
+    cut = PillowResize(16, crop=True)(turned)
+    np.testing.assert_array_equal(cut, PillowResize(16)(turned[:, 5:25]))
 
 
 def test_bytes_survive_the_way_over_floats():

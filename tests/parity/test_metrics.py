@@ -12,6 +12,7 @@ from without_torchvision import torch_fidelity  # noqa: E402
 
 from jdit.evals import (  # noqa: E402
     Statistics,
+    density_coverage,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -119,3 +120,42 @@ def adms_precision_recall(real, fake, k=3):
 def test_precision_and_recall_are_adms():
     real, fake = features(0, 300, 16), 0.8 * features(1, 200, 16, 0.3)
     assert precision_recall(real, fake) == adms_precision_recall(real, fake)
+
+
+def test_density_and_coverage_are_prdcs():
+    """clovaai/generative-evaluation-prdc at e320c1d, as its docstrings say it."""
+    from sklearn.metrics import pairwise_distances
+
+    real, fake = features(0, 300, 16), 0.8 * features(1, 200, 16, 0.3)
+    radii = np.sort(pairwise_distances(real), 1)[:, 5]  # the nearest is itself
+    inside = pairwise_distances(real, fake) < radii[:, None]
+    density, coverage = density_coverage(real, fake)
+    assert density == pytest.approx(inside.sum(0).mean() / 5, rel=1e-12)
+    assert coverage == inside.any(1).mean() and 0.1 < coverage < 1
+
+
+def test_torch_fidelitys_moments_are_read_and_written(tmp_path):
+    """Also those that its cache keeps, through its own functions."""
+    from jdit.interop.torch_fidelity import load_moments, save_moments
+
+    module, x = torch_fidelity("utils"), features(0, 40, 12)
+    want = torch_fidelity("metric_fid").fid_features_to_statistics(torch.from_numpy(x))
+    kept = dict(cache=True, cache_root=str(tmp_path), verbose=False)
+    module.cache_lookup_one_recompute_on_miss("a-stat-fid-12", lambda: want, **kept)
+    ours = load_moments(tmp_path / "a-stat-fid-12.pt")
+    np.testing.assert_array_equal(ours.mu, want["mu"])
+    np.testing.assert_array_equal(ours.sigma, want["sigma"])
+    save_moments(tmp_path / "b-stat-fid-12.pt", Statistics.of(x))
+    again = module.cache_lookup_one_recompute_on_miss("b-stat-fid-12", None, **kept)
+    np.testing.assert_allclose(again["sigma"], want["sigma"], atol=1e-14)
+    with pytest.raises(FileNotFoundError, match="is not a file"):
+        load_moments(tmp_path / "none.pt")
+    torch.save({"mu": torch.zeros(2)}, tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match="holds no mu and sigma"):
+        load_moments(tmp_path / "bad.pt")
+    torch.save({"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)}, tmp_path / "n.pt")
+    with pytest.raises(ValueError, match="NaN"):
+        load_moments(tmp_path / "n.pt")
+    torch.save(Statistics(), tmp_path / "object.pt")
+    with pytest.raises(ValueError, match="no torch file of plain arrays"):
+        load_moments(tmp_path / "object.pt")
