@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
-from jdit import solvers
+from jdit import policies, solvers
 from jdit.data import to_uint8
 from jdit.guidance import CFG
+from jdit.objects import from_text
 from jdit.pretrained import Pretrained, exported, load
 from jdit.recipe import Sampling
 from jdit.sample import sample
@@ -51,6 +52,9 @@ class Sample:
     """Scale of classifier-free guidance (1 is none); the recipe's if not given."""
     interval: tuple[float, float] | None = None
     """Times between which guidance acts, of 0 (data) to 1 (noise)."""
+    policy: str | None = None
+    """Which branches are computed at which step, as it is written: "Reuse(3)",
+    "Forecast(4, order=2)" or "Always()"; the recipe's if not given."""
     batch: int = 64
     """Images drawn at once."""
     out: Path = Path("samples.png")
@@ -106,6 +110,10 @@ def changed(sampling: Sampling, options: Sample) -> Sampling:
             raise ValueError("interval needs guidance: give --guidance a scale above 1")
         guidance = replace(sampling.guidance, interval=options.interval)
         sampling = replace(sampling, guidance=guidance)
+    if options.policy is not None:
+        made = {n: getattr(policies, n) for n in policies.__all__}
+        made = {n: part for n, part in made.items() if hasattr(part, "apply")}
+        sampling = replace(sampling, policy=from_text(options.policy, made, "policy"))
     return sampling
 
 
@@ -155,6 +163,7 @@ class Drawer:
                 solver=sampling.solver,
                 grid=sampling.grid,
                 guidance=sampling.guidance,
+                policy=sampling.policy,
                 first=first,
             )
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts as JSON, and back without running anybody's code."""
 
+import ast
 import dataclasses
 import importlib
 import math
@@ -83,6 +84,39 @@ def from_json(value: Any) -> Any:
     raise ValueError(
         f"{shown if len(shown) < 80 else shown[:77] + '...'} is not the JSON form of a "
         "part of jdit"
+    )
+
+
+def from_text(text: str, known: dict[str, type], where: str) -> Any:
+    """The part that is written as in Python, of these classes: "Reuse(3)".
+
+    Only numbers, strings, tuples, dicts and these classes are made; nothing is run.
+
+    Raises ValueError for anything else; what a class says of its arguments is its own.
+    """
+
+    def value(node: ast.expr) -> Any:
+        match node:
+            case ast.Call(ast.Name(name), args, keywords) if name in known:
+                named = {str(k.arg): value(k.value) for k in keywords}
+                return known[name](*map(value, args), **named)
+            case ast.Dict(keys, values) if None not in keys:
+                pairs = zip(keys, values, strict=True)
+                return {ast.literal_eval(k): value(v) for k, v in pairs if k}
+        return ast.literal_eval(node)
+
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        if isinstance(tree, ast.Call):
+            return value(tree)
+    except (SyntaxError, TypeError) as error:
+        raise ValueError(f"{where} is {text!r}, but {error}") from error
+    except ValueError as error:
+        if "malformed node" not in str(error):
+            raise
+    raise ValueError(
+        f"{where} is {text!r}, but it must be written with {', '.join(sorted(known))}, "
+        f"such as {next(iter(known))}()"
     )
 
 

@@ -3,6 +3,7 @@
 
 import importlib
 import importlib.util
+import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,6 +107,10 @@ class Training:
     """A trained model to go on from (see `jdit.load`), or "" to start from scratch."""
     keep: int = 2
     """Latest checkpoints to keep, besides the one of the lowest loss."""
+    trainable: tuple[str, ...] = ()
+    """Regular expressions searched in paths ("blocks/mlp/in/kernel"): parameters that
+    none is found in are frozen, with no gradient, moments or averages. () trains all;
+    "kernel/[ab]$" trains the factors of LoRA."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "log_every", "checkpoint_every"):
@@ -130,6 +135,14 @@ class Training:
             raise ValueError(
                 f"training.clip is {self.clip}, but it must be above 0, or None"
             )
+        for pattern in self.trainable:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"training.trainable has the pattern {pattern!r}, which is no "
+                    f"regular expression: {error}"
+                ) from error
 
 
 @dataclass(frozen=True)
@@ -144,6 +157,8 @@ class Sampling:
     """Steps of the solver."""
     guidance: Part = CFG(4.0)
     """A wrapper of the denoiser, such as CFG, or None."""
+    policy: Part = None
+    """Which branches are computed at which step, such as Reuse; None computes all."""
     per_class: int = 8
     """Images per class in the sample grid."""
     batch: int = 250
@@ -170,6 +185,8 @@ class Recipe:
     """How data becomes noise, and what is predicted."""
     objective: Part = Denoising()
     """What is minimised."""
+    surgery: Part = None
+    """What is done to the model before it is trained, such as LoRA, or None."""
     training: Training = Training()
     """How the parameters are found."""
     sampling: Sampling = Sampling()

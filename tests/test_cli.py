@@ -82,13 +82,14 @@ def test_samples_depend_on_seed_and_number_alone(trained, tmp_path):
         "other": ["--seed", "6"],
         "solver": ["--solver", "Heun", "--steps", "3", "--guidance", "1.5"],
         "interval": ["--guidance", "2", "--interval", "0.2", "0.8"],
+        "policy": ["--policy", "Reuse(2)"],
     }.items():
         main([*base, *extra, "--out", str(tmp_path / f"{name}.npz")])
     drawn = {p.stem: np.load(p) for p in tmp_path.glob("*.npz")}
     assert drawn["a"]["x_0"].shape == (6, 8, 8, 1)
     assert drawn["a"]["label"].tolist() == [3, 3, 3, 1, 1, 1]
     np.testing.assert_allclose(drawn["a"]["x_0"], drawn["b"]["x_0"], atol=1e-5)
-    for name in ("other", "solver"):
+    for name in ("other", "solver", "policy"):
         assert np.abs(drawn[name]["x_0"] - drawn["a"]["x_0"]).max() > 1e-3
 
 

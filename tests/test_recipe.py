@@ -10,7 +10,8 @@ import tyro
 
 from jdit.conditioning import Labels
 from jdit.models import DiT
-from jdit.objects import from_json, to_json
+from jdit.objects import from_json, from_text, to_json
+from jdit.policies import Forecast, PerBranch, Reuse
 from jdit.processes import Gaussian
 from jdit.recipe import (
     Constant,
@@ -22,6 +23,7 @@ from jdit.recipe import (
     Training,
     load_recipe,
 )
+from jdit.surgery import LoRA
 
 MODEL = DiT(grid=(4, 6), channels=1, dim=32, depth=2, heads=2, conditioning=Labels(3))
 
@@ -85,6 +87,52 @@ def test_every_part_can_be_set_by_its_path():
         training=Training(schedule=Cosine(final=0.5), ema=(0.9, 0.99)),
         sampling=Sampling(steps=7),
     )
+
+
+def test_a_policy_and_a_surgery_can_be_set_by_their_path():
+    start = Recipe("r", MODEL, None, surgery=LoRA(8))
+    start = replace(start, sampling=Sampling(policy=Reuse(2)))
+    arguments = "--surgery.rank 4 --sampling.policy.interval 3"
+    arguments += " --training.trainable kernel/[ab]$ bias$"
+    changed = tyro.cli(Recipe, default=start, args=arguments.split())
+    assert changed == replace(
+        start,
+        surgery=LoRA(4),
+        sampling=Sampling(policy=Reuse(3)),
+        training=Training(trainable=("kernel/[ab]$", "bias$")),
+    )
+
+
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        ("Reuse(3)", Reuse(3)),
+        (" Forecast(4, order=2)", Forecast(4, order=2)),
+        ('PerBranch({"mlp": Reuse(2)})', PerBranch({"mlp": Reuse(2)})),
+    ],
+)
+def test_a_part_is_read_as_it_is_written(text: str, part: object):
+    assert from_text(text, KNOWN, "policy") == part
+
+
+KNOWN = {"Reuse": Reuse, "Forecast": Forecast, "PerBranch": PerBranch}
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("Reuse", "policy is 'Reuse', but it must be written with Forecast, PerBranch"),
+        ("exit(1)", "must be written with"),
+        ("Reuse(exit(1))", "must be written with"),
+        ("Reuse(2).__class__(3)", "must be written with"),
+        ("Reuse(", "policy is 'Reuse\\(', but"),
+        ("Reuse(wings=2)", "unexpected keyword argument"),
+        ("Reuse(0)", "interval is 0, but it must be at least 1"),
+    ],
+)
+def test_nothing_else_is_read(text: str, words: str):
+    with pytest.raises(ValueError, match=words):
+        from_text(text, KNOWN, "policy")
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def passes(process: Gaussian, sampling: Any, *, guided: bool = True) -> int | No
 
 
 def sampling_fields(process: Gaussian, sampling: Any) -> Protocol:
-    """The solver, its times, what it costs, and guidance."""
+    """The solver, its times, what it costs, guidance, and a policy if there is one."""
     guidance = sampling.guidance
     weak: Any = getattr(guidance, "weak", None)
     named_above = ("scale", "interval", "weak")
@@ -114,6 +114,7 @@ def sampling_fields(process: Gaussian, sampling: Any) -> Protocol:
         "guidance_interval": _shown(getattr(guidance, "interval", None)),
         "guidance_rest": settings(guidance, named_above),
         "guidance_model": params_hash(weak.params) if hasattr(weak, "params") else None,
+        **({} if sampling.policy is None else {"policy": _shown(sampling.policy)}),
     }
 
 

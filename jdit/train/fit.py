@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ from jdit.parallel import Plan, arrange, barrier, first, whole
 from jdit.pretrained import export
 from jdit.recipe import Recipe
 from jdit.train.log import Bar, Log, Muted, Record
+from jdit.train.partial import model_of
 from jdit.train.state import Metrics, TrainState, abstract_state, init_state, make_step
 
 AHEAD = 8
@@ -145,7 +147,8 @@ def fit(
     params = jax.tree.map(whole, state.sampled(training))
     try:
         if first():
-            export(folder / "export", recipe, params, step=int(state.step))
+            done_by = replace(recipe, model=model_of(recipe))
+            export(folder / "export", done_by, params, step=int(state.step))
     except TypeError as error:  # a part from elsewhere; the checkpoints are there
         console.print(f"{recipe.name}: not exported, as {error}")
     barrier("exported")

@@ -16,6 +16,7 @@ from jdit.interop.layout import Placement
 from jdit.parallel import Mesh, Plan, Spread, arrange, barrier, first, pinned
 from jdit.pretrained import WEIGHTS, load_export
 from jdit.recipe import Recipe
+from jdit.train.partial import model_of
 from jdit.train.state import abstract_state
 from jdit.typing import Params
 
@@ -97,7 +98,7 @@ def _report(
 ) -> dict[str, float]:
     from jdit.draw import Drawer, by_label, grid
 
-    sampling, model = recipe.sampling, recipe.model
+    sampling, model = recipe.sampling, model_of(recipe)
     asked: Any = getattr(recipe.evaluation, "dataset", recipe.data)
     told = getattr(asked, "conditions", None)
     if not callable(told):

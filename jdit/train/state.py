@@ -15,6 +15,7 @@ from jdit.objectives import loss
 from jdit.parallel import Plan, pinned
 from jdit.pretrained import start_from
 from jdit.recipe import Recipe, Training
+from jdit.train.partial import filled, model_of, operated, trained
 from jdit.typing import Array, Float, Int, Key, Params
 
 Metrics = dict[str, Array]
@@ -25,7 +26,8 @@ Step = Callable[["TrainState", dict[str, Array]], tuple["TrainState", Metrics]]
 class TrainState:
     """Everything a run needs, besides the position in its data, to go on exactly.
 
-    step: optimizer steps done. ema: one average of the parameters per decay.
+    step: optimizer steps done. ema: one average of the parameters per decay. Moments
+        and averages are of the trained parameters alone (`jdit.train.partial`).
     key: of the whole run; step i uses `fold_in(key, i)` and nothing else is drawn.
     bad: the first step whose loss or gradient was not finite, or -1. That update was
         not applied, and none after it: parameters stay those of the last good step.
@@ -40,7 +42,9 @@ class TrainState:
 
     def sampled(self, training: Training) -> Params:
         """The parameters to sample from: the chosen average, or the last ones."""
-        return self.ema[training.ema_sampled] if training.ema else self.params
+        if not training.ema:
+            return self.params
+        return filled(self.ema[training.ema_sampled], self.params)
 
 
 def learning_rate(training: Training, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -84,15 +88,17 @@ def init_state(recipe: Recipe, plan: Plan | None = None) -> TrainState:
 
     plan: where the state lives; each device makes its own part alone.
     """
-    fresh = partial(_fresh, recipe)
     where = None if plan is None else _shardings(recipe, plan)
-    state: TrainState = jax.jit(fresh, out_shardings=where)()
-    if recipe.training.start:
-        place = None if plan is None else plan.sharding
-        params = start_from(recipe.training.start, state.params, place)
-        ema = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
-        state = state.replace(params=params, ema=ema)  # type: ignore[attr-defined]
-    return state
+    if not recipe.training.start:
+        return jax.jit(partial(_fresh, recipe), out_shardings=where)()
+    initial, place, at = partial(_initial, recipe), None, None
+    if plan is not None:
+        shapes = jax.eval_shape(initial)
+        place, at = plan.sharding, plan.tree(shapes, shapes)
+    params = jax.jit(initial, out_shardings=at)()
+    params = start_from(recipe.training.start, params, place)
+    begin = jax.jit(partial(_begin, recipe), out_shardings=where, donate_argnums=0)
+    return begin(params)
 
 
 def abstract_state(recipe: Recipe, plan: Plan | None = None) -> TrainState:
@@ -113,19 +119,32 @@ def _shardings(recipe: Recipe, plan: Plan) -> TrainState:
 
 
 def _fresh(recipe: Recipe) -> TrainState:
+    return _begin(recipe, _initial(recipe))
+
+
+def _keys(recipe: Recipe) -> tuple[Key, Key, Key]:
+    init, objective, run = jax.random.split(jax.random.key(recipe.training.seed), 3)
+    return init, objective, run
+
+
+def _initial(recipe: Recipe) -> Params:
+    """The parameters before those of another run, and before surgery."""
+    init, objective, _ = _keys(recipe)
+    params = recipe.model.init(init)
+    extra = recipe.objective.parameters(objective, recipe.model)
+    return {**params, "objective": extra} if extra else params
+
+
+def _begin(recipe: Recipe, params: Params) -> TrainState:
     training = recipe.training
-    key = jax.random.key(training.seed)
-    init_key, objective_key, run_key = jax.random.split(key, 3)
-    params = recipe.model.init(init_key)
-    extra = recipe.objective.parameters(objective_key, recipe.model)
-    if extra:
-        params = {**params, "objective": extra}
+    _, params = operated(recipe, params)
+    part = trained(training, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer(training).init(params),
-        ema=tuple(jax.tree.map(jnp.copy, params) for _ in training.ema),
-        key=run_key,
+        opt_state=optimizer(training).init(part),
+        ema=tuple(jax.tree.map(jnp.copy, part) for _ in training.ema),
+        key=_keys(recipe)[2],
         bad=jnp.full((), -1, jnp.int32),
     )
 
@@ -158,18 +177,20 @@ def gradients(
 ):
     """The batch's mean gradient and metrics, one micro-batch at a time.
 
-    Micro-batch i uses `fold_in(key, i)` when there are several.
+    The gradient is of the trained parameters. Micro-batch i uses `fold_in(key, i)` when
+    there are several.
 
     plan: every device then has its part of each micro-batch, and of the gradient.
     """
 
-    model = pinned(plan, recipe.model)
+    model = pinned(plan, model_of(recipe))
+    frozen, params = params, trained(recipe.training, params)
 
     def objective(params: Params, key: Key, batch: dict[str, Array]):
         return loss(
             key,
             model,
-            params,
+            filled(params, frozen),
             batch,
             process=recipe.process,
             objective=recipe.objective,
@@ -219,10 +240,11 @@ def make_step(recipe: Recipe, plan: Plan | None = None) -> Step:
         grads, metrics = gradients(recipe, key, state.params, batch, plan)
         norm = global_norm(grads)
         good = (state.bad < 0) & jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        before = trained(training, state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, before)
+        after = optax.apply_updates(before, updates)
         ema = tuple(
-            average(decay, training.ema_warmup, state.step, mean, params)
+            average(decay, training.ema_warmup, state.step, mean, after)
             for decay, mean in zip(training.ema, state.ema, strict=True)
         )
 
@@ -236,7 +258,7 @@ def make_step(recipe: Recipe, plan: Plan | None = None) -> Step:
         }
         state = TrainState(
             step=state.step + good,
-            params=keep(params, state.params),
+            params=filled(keep(after, before), state.params),
             opt_state=keep(opt_state, state.opt_state),
             ema=keep(ema, state.ema),
             key=state.key,
