@@ -107,7 +107,13 @@ def paired(mine: list[float], theirs: list[float]) -> float:
 
 def machine(*packages: str) -> str:
     """One line that names the machine and the versions."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
+
+    def said(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            return f"no {name}"
 
     cpu = next(
         (
@@ -118,7 +124,7 @@ def machine(*packages: str) -> str:
         platform.processor(),
     )
     names = ("jax", "flax", "torch", *packages)
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    versions = ", ".join(map(said, names))
     load = Path("/proc/loadavg").read_text().split()[0]
     return (
         f"{cpu}, {os.cpu_count()} cores; {versions}, Python "
