@@ -22,6 +22,8 @@ from jdit.codecs.lavin import (
 )
 from jdit.codecs.ldm import load_ldm
 from jdit.codecs.ltx import AutoencoderKLLTXVideo, ltx_vae
+from jdit.codecs.rae import AutoencoderRAE, PatchDecoder, rae
+from jdit.codecs.rae_layouts import load_rae, save_rae
 from jdit.codecs.tiled import Tiled
 from jdit.codecs.tiny import AutoencoderTiny, taesd
 from jdit.codecs.video import Stills, VideoCodec
@@ -41,9 +43,11 @@ __all__ = [
     "AutoencoderKLQwenImage",
     "AutoencoderKLSTVAE",
     "AutoencoderKLWan",
+    "AutoencoderRAE",
     "AutoencoderTiny",
     "Codec",
     "Frames",
+    "PatchDecoder",
     "Posterior",
     "Stills",
     "Tiled",
@@ -55,10 +59,13 @@ __all__ = [
     "load_codec",
     "load_lavin_vae",
     "load_ldm",
+    "load_rae",
     "ltx_vae",
     "qwen_image_vae",
+    "rae",
     "save_codec",
     "save_lavin_vae",
+    "save_rae",
     "sd3_vae",
     "sd_vae",
     "sdxl_vae",

@@ -8,7 +8,8 @@ from typing import Any
 
 from jdit.interop.config import Config
 from jdit.interop.files import Source
-from jdit.interop.layout import Layout
+from jdit.interop.layout import Layout, unpack
+from jdit.typing import Params
 
 Fields = dict[str, Any]
 
@@ -21,8 +22,9 @@ class Folder:
     may say. names: our field for each of theirs that means the same.
     read, write: the other fields, of ours from theirs and of theirs from the codec;
         `read` raises ValueError, which begins with the path, for what is not supported.
-    layout: the tensors of a codec. stored: those that are fields of the codec, where
-        they differ from the values here, which stand for None.
+    layout: the tensors of a codec. view: weights under that layout's names.
+    stored: tensors that are fields of the codec, where they differ from the values
+        here, which stand for None. told: fields of theirs that hold parameters.
     """
 
     codec: type
@@ -32,6 +34,14 @@ class Folder:
     read: Callable[[Path, Fields], Fields] = lambda path, given: {}
     write: Callable[[Any], Fields] = lambda codec: {}
     stored: Mapping[str, float] = field(default_factory=dict)
+    view: Callable[[Source], Source] = lambda source: source
+    told: Callable[[Any, Params], Fields] = lambda codec, params: {}
+
+    def load(self, folder: Path, source: Source) -> tuple[Any, Params]:
+        """The codec of a folder with a config.json and these weights, and its own."""
+        source = self.view(source)
+        codec = self.open(folder, source)
+        return codec, unpack(self.layout(codec), codec, source)
 
     def open(self, folder: Path, source: Source) -> Any:
         """The codec of a folder with a config.json and these weights."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large images in tiles, one at a time."""
+"""Large images and videos in tiles, one at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdit.codecs.base import Codec, Posterior, check_image, check_latents
+from jdit.codecs.base import Posterior, check_image, check_latents
+from jdit.codecs.video import Grid, check_video, check_video_latents
 from jdit.typing import Array, Float, Key, Params
+
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Tiled:
     """A codec that sees `tile` by `tile` latents at a time; the same interface.
 
+    codec: of images, or of videos, which are cut in rows and columns alone.
     tile: latents along a side of a tile, or all where the image has fewer.
     overlap: latents that neighbouring tiles share; there the results are blended
         linearly. The last tile is moved inwards to fit, and shares more.
@@ -27,8 +31,9 @@ class Tiled:
     for an image's shape.
 
     How far it is from the untiled codec: a codec without statistics over the image
-    (`AutoencoderTiny`) differs only within its `reach` of an inner edge of a tile, and
-    so not at all where margin is at least that reach. `AutoencoderKL` has group norms
+    (`AutoencoderTiny`, `AutoencoderKLLTXVideo`) differs only within its `reach` of an
+    inner edge of a tile, and so not at all where margin is at least that reach. Wan's
+    has one attention over the image, at its coarsest. `AutoencoderKL` has group norms
     and attention that read the whole tile instead of the whole image, so that every
     value changes, more where tiles differ in content (untrained weights and noise,
     tile 16, overlap 8: by 0.16 of the image's standard deviation on average). Blending
@@ -40,7 +45,7 @@ class Tiled:
     Raises ValueError for sizes that do not fit together.
     """
 
-    codec: Codec
+    codec: Any
     tile: int = 64
     overlap: int = 16
     margin: int = 4
@@ -65,32 +70,40 @@ class Tiled:
         return self.codec.latent_channels
 
     @property
-    def factor(self) -> int:
+    def factor(self) -> Any:
         return self.codec.factor
+
+    def latent_grid(self, grid: Grid) -> Grid:
+        """The codec's own, where it is of videos."""
+        return self.codec.latent_grid(grid)
+
+    def data_grid(self, grid: Grid) -> Grid:
+        """The codec's own, where it is of videos."""
+        return self.codec.data_grid(grid)
 
     def init(self, key: Key) -> Params:
         """The codec's parameters."""
         return self.codec.init(key)
 
-    def encode(self, params: Params, x: Float[Array, "b y x c"]) -> Posterior:
+    def encode(self, params: Params, x: Float[Array, "b *t y x c"]) -> Posterior:
         """The codec's `encode`, tile by tile."""
-        check_image(self.codec, x)
+        (check_video if self._moving else check_image)(self.codec, x)
 
         def encode(tile: Array) -> Posterior:
             return self.codec.encode(params, tile)
 
-        return self._run(encode, x, self.factor, 1)
+        return self._run(encode, x, self._sides, (1, 1))
 
     def decode(
-        self, params: Params, z: Float[Array, "b h w c"]
-    ) -> Float[Array, "b y x e"]:
+        self, params: Params, z: Float[Array, "b *t h w c"]
+    ) -> Float[Array, "b *s y x e"]:
         """The codec's `decode`, tile by tile."""
-        check_latents(self.codec, z)
+        (check_video_latents if self._moving else check_latents)(self.codec, z)
 
         def decode(tile: Array) -> Array:
             return self.codec.decode(params, tile)
 
-        return self._run(decode, z, 1, self.factor)
+        return self._run(decode, z, (1, 1), self._sides)
 
     def normalise(self, z: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         """To what a diffusion model reads."""
@@ -100,41 +113,54 @@ class Tiled:
         """The inverse of `normalise`."""
         return self.codec.denormalise(z)
 
+    @property
+    def _moving(self) -> bool:
+        return isinstance(self.codec.factor, tuple)
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        """Pixels a latent, down and across."""
+        own = self.codec.factor
+        return (own[1], own[2]) if self._moving else (own, own)
+
     def _run(
-        self, part: Callable[[Array], Any], x: Array, read: int, write: int
+        self, part: Callable[[Array], Any], x: Array, read: Pair, write: Pair
     ) -> Any:
-        """read, write: values a latent, along a side, of the input and the output."""
-        sides = [side // read for side in x.shape[1:3]]
+        """read, write: values a latent, down and across, of the input and output."""
+        sides = [side // n for side, n in zip(x.shape[-3:-1], read, strict=True)]
         tile = [min(self.tile, side) for side in sides]
         (rows, vertical), (columns, horizontal) = (
-            self._axis(side, size, write)
-            for side, size in zip(sides, tile, strict=True)
+            self._axis(side, size, unit)
+            for side, size, unit in zip(sides, tile, write, strict=True)
         )
         if len(rows) == len(columns) == 1:
             return part(x)
         at = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
         which = np.indices((len(rows), len(columns))).reshape(2, -1).T
-        size = (x.shape[0], tile[0] * read, tile[1] * read, x.shape[3])
+        size = (*x.shape[:-3], tile[0] * read[0], tile[1] * read[1], x.shape[-1])
         like = jax.eval_shape(part, jax.ShapeDtypeStruct(size, x.dtype))
-        height, width = (side * write for side in sides)
+
+        def corner(row: Array, column: Array, unit: Pair) -> tuple[Any, ...]:
+            return (*(0,) * (x.ndim - 3), row * unit[0], column * unit[1], 0)
 
         def step(whole: Any, here: tuple[Array, Array]) -> tuple[Any, None]:
             (row, column), (i, j) = here
-            corner = (0, row * read, column * read, 0)
-            done = part(jax.lax.dynamic_slice(x, corner, size))
+            done = part(jax.lax.dynamic_slice(x, corner(row, column, read), size))
             weight = jnp.asarray(vertical)[i][:, None] * jnp.asarray(horizontal)[j]
+            place = corner(row, column, write)
 
             def add(whole: Array, tile: Array) -> Array:
-                corner = (0, row * write, column * write, 0)
-                old = jax.lax.dynamic_slice(whole, corner, tile.shape)
+                old = jax.lax.dynamic_slice(whole, place, tile.shape)
                 w = weight[..., None].astype(tile.dtype)
                 new = old + jnp.where(w > 0, w * tile, 0)  # a logvar may be -inf
-                return jax.lax.dynamic_update_slice(whole, new, corner)
+                return jax.lax.dynamic_update_slice(whole, new, place)
 
             return jax.tree.map(add, whole, done), None
 
+        height, width = (side * unit for side, unit in zip(sides, write, strict=True))
         empty = jax.tree.map(
-            lambda y: jnp.zeros((y.shape[0], height, width, y.shape[3]), y.dtype), like
+            lambda y: jnp.zeros((*y.shape[:-3], height, width, y.shape[-1]), y.dtype),
+            like,
         )
         return jax.lax.scan(step, empty, (jnp.asarray(at), jnp.asarray(which)))[0]
 

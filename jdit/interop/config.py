@@ -50,6 +50,7 @@ ACCEPTED: dict[str, Callable[[Any], bool]] = {
     "a list of numbers or null": lambda x: (
         x is None or isinstance(x, list | tuple) and all(map(_number, x))
     ),
+    "a list or null": lambda x: x is None or isinstance(x, list | tuple),
     "a string": lambda x: isinstance(x, str),
     "a string or null": lambda x: x is None or isinstance(x, str),
 }

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from tiny_dit import start
 
-from jdit.codecs import AutoencoderKL, AutoencoderTiny, Posterior, Tiled, taesd
+from jdit.codecs import (
+    AutoencoderKL,
+    AutoencoderKLLTXVideo,
+    AutoencoderTiny,
+    Posterior,
+    Tiled,
+    taesd,
+)
 from jdit.codecs.layers import double
 
 TINY = AutoencoderTiny(encoder_blocks=(1, 0), decoder_blocks=(1, 0), widths=(8, 8))
@@ -93,6 +100,25 @@ def test_a_local_codec_is_equal_with_a_margin_of_its_reach():
         if part == "encode":
             want, have = want.mean, have.mean
         np.testing.assert_allclose(have, want, atol=2e-6)
+
+
+def test_videos_are_cut_in_rows_and_columns():
+    """LTX-Video's codec has no statistics over the image: a wide margin is exact."""
+    levels = dict(widths=(4,), halves=(True,), blocks=(1, 1))
+    sides = levels | {f"decoder_{name}": value for name, value in levels.items()}
+    codec = AutoencoderKLLTXVideo(latent_channels=2, patch=1, **sides)
+    weights, x, z = start(codec), noise(1, 3, 24, 40, 3), noise(1, 2, 12, 20, 2)
+    tiled = Tiled(codec, tile=14, overlap=13, margin=6)
+    for part, values in (("encode", x), ("decode", z)):
+        want = jax.jit(getattr(codec, part))(weights, values)
+        have = jax.jit(getattr(tiled, part))(weights, values)
+        if part == "encode":
+            want, have = want.mean, have.mean
+        np.testing.assert_allclose(have, want, atol=2e-6 * np.std(want))
+    bare = jax.jit(replace(tiled, overlap=2, margin=0).decode)(weights, z)
+    assert 1e-3 < np.abs(bare - want).max() / np.std(want) < 2
+    assert tiled.data_grid((2, 12, 20)) == x.shape[1:4] and tiled.factor[1:] == (2, 2)
+    assert tiled.latent_grid(x.shape[1:4]) == z.shape[1:4]
 
 
 def test_without_a_margin_only_the_reach_of_edges_differs():

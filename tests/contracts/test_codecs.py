@@ -12,11 +12,14 @@ from tiny_dit import awake
 
 from jdit.codecs import (
     AutoencoderKL,
+    AutoencoderRAE,
     AutoencoderTiny,
+    PatchDecoder,
     Tiled,
     load_codec,
     save_codec,
 )
+from jdit.encoders import VisionTransformer
 from jdit.surgery import LoRA, Quantise
 
 KL = AutoencoderKL(widths=(8, 8), blocks=1, groups=4)
@@ -44,12 +47,17 @@ CODECS = {
     ),
     "tiny": TINY,
     "tiled": Tiled(TINY, tile=5, overlap=2, margin=1),
+    "rae": AutoencoderRAE(
+        VisionTransformer(9, 3, dim=8, depth=1, heads=2, hidden=8, registers=1),
+        PatchDecoder(8, (4, 8), 2, 3, 8, 1, 2, 8),
+    ),
 }
+OWN_TESTS = ("tiled", "rae")
 each = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
 plain = pytest.mark.parametrize(
     "codec",
-    [codec for codec in CODECS.values() if not isinstance(codec, Tiled)],
-    ids=[name for name, codec in CODECS.items() if not isinstance(codec, Tiled)],
+    [codec for name, codec in CODECS.items() if name not in OWN_TESTS],
+    ids=[name for name in CODECS if name not in OWN_TESTS],
 )
 
 

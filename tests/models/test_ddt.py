@@ -12,7 +12,9 @@ from jdit.conditioning.time import fourier
 from jdit.interop.ddt import load_ddt, load_dit_dh, save_ddt, save_dit_dh
 from jdit.models.ddt import DDT, DiTDH, Tower, ddt, dit_dh
 from jdit.models.dit import dit
+from jdit.processes import Gaussian
 from jdit.recipe import load_recipe
+from jdit.train.state import learning_rate
 
 TOWERS = dict(encoder=Tower(16, 2, 2, 20), decoder=Tower(16, 1, 2, 20))
 TINY = DDT((4, 6), 3, 2, conditioning=Labels(5), **TOWERS)
@@ -128,3 +130,24 @@ def test_what_the_layouts_cannot_hold_says_so(tmp_path):
 )
 def test_the_recipes_are_the_published_sizes(name, parameters):
     assert count(load_recipe(name).model) == parameters
+
+
+def test_rae_samples_at_the_published_times():
+    """RAE's integrators.py: 50 times from 1 to 0.001, shifted; the last step to 0."""
+    sampling = load_recipe("rae").sampling
+    found = np.asarray(sampling.grid(Gaussian(), sampling.steps))
+    time = 1 - np.linspace(0, 0.999, 50)
+    want = 48**0.5 * time / (1 + (48**0.5 - 1) * time)
+    np.testing.assert_allclose(found[:-1], want[:-1], rtol=1e-5)
+    assert found[-1] == 0 and np.isclose(want[-1], 0.0069, atol=1e-4)
+
+
+def test_rae_learns_at_the_published_rate():
+    """RAE's optim_utils.py: constant for 40 of 1,400 epochs, a tenth from the 800th."""
+    training = load_recipe("rae").training
+    epochs = np.array([0, 40, 420, 800, 1399])
+    found = [
+        learning_rate(training, jnp.asarray(1250 * epoch, jnp.int32))
+        for epoch in epochs
+    ]
+    np.testing.assert_allclose(found, [2e-4, 2e-4, 1.1e-4, 2e-5, 2e-5], rtol=1e-5)
