@@ -17,8 +17,16 @@ SD3-medium, and all settings of `experiments/sd3.py`. Chosen: the widths are tho
 public encoders that stand in, `jdit.encoders.qwen2_5_7b()` (the authors' model is their
 own, tuned on pairs of text and image) and `byt5("small")`, whose layout Glyph-ByT5 has,
 told by `Tokenizer(Bytes(), length, pad=0)`; "pooled", which MM-DiT reads and the paper
-does not speak of, is the mean of the language model's tokens. The paper's later stages
-(continued and supervised tuning, human feedback, refinement) are not in this recipe.
+does not speak of, is the mean of the language model's tokens.
+
+Of the stages after pre-training the paper says what they are, and not enough to derive
+them: continued training tells aesthetic tags besides (VMix) and supervised tuning
+generated images as bad ones, on chosen images; feedback learning raises the scores of
+three CLIP reward models, of the authors' annotations, through one denoising step (akin
+to ReFL), with the language model tuned along; a language model rewrites prompts; a
+refiner of the same network, trained at 1024 pixels, enlarges what the base draws at
+512, and how it is told that image is not said. Data, reward models and all settings are
+the authors'. None of it is here.
 
 Data: moments "x_0" of a 16-channel autoencoder as for sd3; "text" (3,584 wide),
 "mask" and "pooled"; "second_text" (1,472 wide) and "second_mask", which is false

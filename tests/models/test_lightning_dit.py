@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jdit.conditioning import Labels
 from jdit.interop.lightning_dit import load_lightning_dit, save_lightning_dit
 from jdit.models.dit import dit
 from jdit.models.lightning_dit import LightningDiT, lightning_dit
+from jdit.processes import Gaussian
 from jdit.recipe import load_recipe
 
 TINY = LightningDiT((4, 4), 3, None, 1, 16, 2, 2, 24, conditioning=Labels(5))
@@ -100,3 +102,23 @@ def test_the_recipe_is_the_published_size():
     recipe = load_recipe("lightning_dit")
     assert count(recipe.model) == 674_961_824
     assert recipe.model.sample_shape == (16, 16, 32)
+
+
+def test_the_published_loss_sees_size_and_direction():
+    """Twice the target is off by its length, minus the target by twice, and turned."""
+    objective, process = load_recipe("lightning_dit").objective, Gaussian()
+    x_0 = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
+
+    def scaled(factor):
+        def network(x_t, time, conditions):
+            place = time[:, None, None, None]  # x_t = x_0 + t (noise - x_0)
+            return SimpleNamespace(prediction=factor * (x_t - x_0) / place)
+
+        return objective(jax.random.key(1), network, {}, process, x_0, {})[1]
+
+    found = {factor: scaled(factor) for factor in (1.0, 2.0, -1.0)}
+    np.testing.assert_allclose(found[1.0]["error"], 0, atol=1e-5)
+    for factor, angle in ((1.0, 0.0), (2.0, 0.0), (-1.0, 2.0)):
+        np.testing.assert_allclose(found[factor]["direction"], angle, atol=1e-4)
+    ratio = found[-1.0]["error"] / found[2.0]["error"]
+    np.testing.assert_allclose(ratio, 4, rtol=1e-3)
