@@ -136,6 +136,19 @@ def _scaling(data: Any) -> tuple[Any, Any] | None:
     return None if data.scale is None else (data.shift or 0.0, data.scale)
 
 
+def model_fields(
+    model: Any, params: Params, process: Any, sampling: Sampling
+) -> Protocol:
+    """What draws: the model, its weights, and how the reverse process is integrated."""
+    return {
+        "model": type(model).__name__,
+        "model_hash": part_hash(model),
+        "checkpoint": params_hash(params),
+        "dtype": str(getattr(model, "dtype", "float32")),
+        **sampling_fields(process, sampling),
+    }
+
+
 def drawn_by(
     model: Any,
     params: Params,
@@ -185,11 +198,7 @@ def drawn_by(
         return x if decode is None else decode(x)
 
     protocol = {
-        "model": type(model).__name__,
-        "model_hash": part_hash(model),
-        "checkpoint": params_hash(params),
-        "dtype": str(getattr(model, "dtype", "float32")),
-        **sampling_fields(process, sampling),
+        **model_fields(model, params, process, sampling),
         **({"codec": None, "codec_scaling": None} if decode is None else decode.fields),
         "labels": scheme,
         "seed": seed,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of a recipe that score a trained model by the images it draws."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,9 @@ class Evaluation(Protocol):
     """Scores of what `draw` generates, and one line that says them.
 
     folder: where what had to be made for it may be kept; the user's cache if None.
+
+    One may have a method `protocol(folder)` too: what of it moves the scores, by name,
+    as `jdit.evals.protocol` has it, beside what is said of the model and its sampling.
     """
 
     def __call__(
@@ -140,6 +144,16 @@ class DigitsEvaluation:
             "classifier_accuracy": reader.accuracy,
         }
 
+    def protocol(self, folder: str | Path | None = None) -> dict[str, Any]:
+        """What of this moves the scores: labels, seeds, the classifier, the digits."""
+        from jdit.evals.nets import net_fields  # they know this package by name
+
+        reader = self.classifier.load(folder)
+        test = Digits("test").source().columns["x_0"]
+        counts = _counts("each of 10 equally often", self)
+        named = net_fields(reader) | {"features": repr(self.classifier)}
+        return {**counts, **named, "reference": _hash(test)}
+
     def line(self, scores: dict[str, float]) -> str:
         """The scores in one line for a person."""
         return (
@@ -207,6 +221,18 @@ class FeatureEvaluation:
         scores["ratio"] = scores["frechet"] / halves if halves else float("inf")
         return scores
 
+    def protocol(self, folder: str | Path | None = None) -> dict[str, Any]:
+        """What of this moves the scores: labels, seeds, the net, the real images."""
+        from jdit.evals.nets import net_fields  # they know this package by name
+
+        source = self.dataset.source()
+        images = (source[i]["x_0"] for i in range(len(source)))
+        labelled = self.dataset.classes is not None
+        counts = _counts(
+            "as often as in the data" if labelled else "each example in turn", self
+        )
+        return {**counts, **net_fields(self.features), "reference": _hash(images)}
+
     def line(self, scores: dict[str, float]) -> str:
         """The scores in one line for a person."""
         return (
@@ -214,6 +240,23 @@ class FeatureEvaluation:
             f"{scores['ratio']:.2f}x two halves of real images "
             f"({scores['frechet_real_halves']:.2f}); {_manifolds(scores)}"
         )
+
+
+def _counts(labels: str, part: Any) -> dict[str, Any]:
+    return {
+        "labels": labels,
+        "seed": f"{part.seed}, and one more for each batch of {part.batch}",
+        "rounding": None,
+        "count": part.samples,
+    }
+
+
+def _hash(images: Iterable[np.ndarray]) -> str:
+    """The SHA-256 of images, one after another."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()
 
 
 def _manifolds(scores: dict[str, float]) -> str:

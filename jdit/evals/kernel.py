@@ -5,7 +5,7 @@ import numpy as np
 
 from jdit.evals.statistics import Points, checked
 
-_BLOCK = 1 << 24  # entries of the largest block of a pairwise matrix: 128 MiB
+_BLOCK = 1 << 22  # entries of the largest block of a pairwise matrix: 32 MiB
 
 
 def pair(a: Points, b: Points, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +44,7 @@ def squared_mmd(a: Points, b: Points) -> float:
     `sum_{i != j} k(a_i, a_j) / n(n-1) + sum_{i != j} k(b_i, b_j) / m(m-1)
     - 2 mean k(a, b)` with `k(x, y) = (x y / d + 1)^3` (Binkowski et al. 2018,
     equation 4 and section 4; Gretton et al. 2012, equation 3). Unbiased, so that it
-    may be slightly negative. Memory is bounded by blocks of 128 MiB; float64.
+    may be slightly negative. Memory is bounded by blocks of 32 MiB; float64.
 
     Raises ValueError for fewer than 2 features, NaN, or unequal dimensions.
     """

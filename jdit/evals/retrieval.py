@@ -83,6 +83,10 @@ class Retrieval:
         scores["chance"] = 1 / len(real)
         return scores
 
+    def protocol(self, folder: str | Path | None = None) -> dict[str, Any]:
+        """That of the evaluation inside, which is all that moves the scores."""
+        return self.inner.protocol(folder)
+
     def line(self, scores: dict[str, float]) -> str:
         """The scores in one line for a person."""
         return (

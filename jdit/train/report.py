@@ -12,6 +12,8 @@ import numpy as np
 from rich.console import Console
 
 from jdit.checkpoint import Checkpoints, differences, named
+from jdit.evals.protocol import Protocol, machine_fields
+from jdit.evals.protocol import line as protocol_line
 from jdit.interop.layout import Placement
 from jdit.parallel import Mesh, Plan, Spread, arrange, barrier, first, pinned
 from jdit.pretrained import WEIGHTS, load_export
@@ -66,9 +68,10 @@ def report(
     told to draw an example of theirs, 50 of their examples stand in for classes.
 
     params: those of the folder's run, if not given. devices: as `fit` takes them.
-    Writes scores.json, prints one line and returns the scores; {} when the recipe has
-    no evaluation, or its samples are no pictures (latents, videos), which is said. Of
-    several processes the first does it, with its own devices.
+    Writes scores.json, the scores with their protocol, prints both, a line each, and
+    returns the scores; {} when the recipe has no evaluation, or its samples are no
+    pictures (latents, videos), which is said. Of several processes the first does it,
+    with its own devices.
     """
     folder, console = Path(folder), console or Console(quiet=not first())
     if jax.process_count() > 1:
@@ -130,10 +133,22 @@ def _report(
     if recipe.evaluation is None:
         return {}
     scores = recipe.evaluation(drawer(sampling.batch))
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
+    protocol = _protocol(recipe, model, params)
+    content = json.dumps({"scores": scores, "protocol": protocol}, indent=1)
+    (folder / "scores.json").write_text(content + "\n", "utf-8")
     line = getattr(recipe.evaluation, "line", str)
     _say(console, f"{recipe.name}: {line(scores)}")
+    _say(console, protocol_line(protocol))
     return scores
+
+
+def _protocol(recipe: Recipe, model: Any, params: Params) -> Protocol:
+    """What moves the scores of the recipe's own evaluation, field by field."""
+    from jdit.evals.drawn import model_fields
+
+    own = getattr(recipe.evaluation, "protocol", dict)
+    drawn = model_fields(model, params, recipe.process, recipe.sampling)
+    return {**drawn, **own(), **machine_fields()}
 
 
 def _say(console: Console, text: str) -> None:

@@ -78,6 +78,9 @@ def test_training_is_deterministic():
 def test_copies_of_the_training_set_are_near_the_real_halves(folder):
     evaluation = DigitsEvaluation()
     scores = evaluation(copies, folder)
+    protocol = evaluation.protocol(folder)
+    assert protocol["features"].startswith("DigitsClassifier(width=32")
+    assert len(protocol["features_hash"]) == 12 and protocol["count"] == 2000
     assert scores["accuracy"] >= 0.99
     assert 0.5 < scores["ratio"] < 2
     assert scores["ratio_test_halves"] < scores["ratio"]

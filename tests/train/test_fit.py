@@ -196,7 +196,9 @@ def test_a_report_draws_every_class_and_scores(tmp_path: Path):
     scores = report(recipe, tmp_path, params=params, console=Console(file=file))
     picture = Image.open(tmp_path / "samples.png")
     assert picture.height / picture.width == pytest.approx(3 / 2)  # 3 classes, 2 each
-    assert json.loads((tmp_path / "scores.json").read_text()) == scores
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found["scores"] == scores and found["protocol"]["steps"] == 2
+    assert f"; checkpoint {found['protocol']['checkpoint']}; " in file.getvalue()
     assert f"tiny: brightness {scores['mean']:.3f}" in file.getvalue()
     assert report(tiny(), tmp_path, params=params, console=QUIET) == {}
 
