@@ -104,7 +104,7 @@ def table(results: list[Result], about: str) -> str:
             result.name,
             f"{result.flops / 1e9:.2f}",
             f"{result.share:.3f}",
-            f"{result.time:.2f}",
+            f"{result.time:.2f}" if result.time == result.time else "-",
         ]
         for name, (_, form) in columns.items():
             cell = form.format(getattr(result, name))
