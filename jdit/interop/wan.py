@@ -6,10 +6,16 @@ from typing import Any
 
 from jdit.conditioning import Sinusoids, Text
 from jdit.interop.config import NATURAL, Config, open_weights, write_folder
-from jdit.interop.files import DType, Source, open_tensors, write_tensors
+from jdit.interop.files import (
+    DType,
+    Source,
+    open_tensors,
+    read_json,
+    write_tensors,
+)
 from jdit.interop.joint import layers_of, require, without_prefix
 from jdit.interop.layout import Layout, Rule, linear, norm, pack, same, unpack
-from jdit.models.wan import Wan
+from jdit.models.wan import EXPERTS, Wan, WanExperts
 from jdit.typing import Params
 
 CONFIG = Config(
@@ -124,9 +130,9 @@ ORIGINAL = _layout("the published layout of Wan", _ORIGINAL)
 def load_wan(path: str | Path, **config: Any) -> tuple[Wan, Params]:
     """A text-to-video Wan and its parameters, from a folder of diffusers or a file.
 
-    path: a folder with WanTransformer3DModel's config.json or a pipeline's; or a file,
-        or the index of several, in the layout of the authors' code
-        (`blocks.0.self_attn.q.weight`).
+    path: a folder with WanTransformer3DModel's config.json or a pipeline's (of two
+        transformers: see `load_wan_experts`); or a file, or the index of several, in
+        the layout of the authors' code (`blocks.0.self_attn.q.weight`).
     config: fields of the model that the weights do not tell: grid, text_tokens, and,
         of a file, heads (width / 128 if not given).
 
@@ -139,6 +145,8 @@ def load_wan(path: str | Path, **config: Any) -> tuple[Wan, Params]:
         source = without_prefix(open_tensors(path))
         model = Wan(**_infer(source) | config)
         return model, unpack(ORIGINAL, model, source)
+    if (path / "transformer_2").is_dir():
+        return load_wan_experts(path, **config)
     folder = CONFIG.find(path)
     model = Wan(**_fields(folder) | config)
     return model, unpack(DIFFUSERS, model, open_weights(folder))
@@ -172,6 +180,50 @@ def save_wan(
         **CONFIG.fixed,
     )
     write_folder(path, config, pack(DIFFUSERS, model, params), dtype)
+
+
+def load_wan_experts(
+    folder: str | Path, boundary: float | None = None, **config: Any
+) -> tuple[WanExperts, Params]:
+    """Both networks of Wan 2.2 and their parameters, from a pipeline's folder.
+
+    folder: of diffusers' WanPipeline, with `transformer` and `transformer_2`.
+    boundary: None reads "boundary_ratio" of its model_index.json.
+    config: see `load_wan`.
+
+    Raises FileNotFoundError, and ValueError, also for networks of two sizes.
+    """
+    folder = Path(folder)
+    if boundary is None:
+        boundary = read_json(folder / "model_index.json").get("boundary_ratio")
+    if not isinstance(boundary, float):
+        raise ValueError(
+            f"{folder} has boundary_ratio {boundary!r}, but it must be a number "
+            "between 0 and 1"
+        )
+    (high, first), (low, second) = (
+        load_wan(folder / name, **config) for name in ("transformer", "transformer_2")
+    )
+    if high != low:
+        raise ValueError(
+            f"{folder} has a transformer and a transformer_2 of two sizes, {high} and "
+            f"{low}, but they must be alike"
+        )
+    both = dict(zip(EXPERTS, (first, second), strict=True))
+    return WanExperts(**vars(high), boundary=boundary), both
+
+
+def save_wan_experts(
+    folder: str | Path, model: WanExperts, params: Params, *, dtype: DType = "float32"
+) -> None:
+    """Write `transformer` and `transformer_2`, as `load_wan_experts` reads them.
+
+    The boundary is not written, as it is a pipeline's. Raises ValueError as `save_wan`.
+    """
+    require(model, WanExperts)
+    fields = {k: v for k, v in vars(model).items() if k != "boundary"}
+    for name, part in zip(("transformer", "transformer_2"), EXPERTS, strict=True):
+        save_wan(Path(folder) / name, Wan(**fields), params[part], dtype=dtype)
 
 
 def _fields(folder: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from jdit.models.pixart import (
 from jdit.models.qwen_image import QwenImage, qwen_image
 from jdit.models.uvit import UViT, uvit
 from jdit.models.vdt import VDT, vdt
-from jdit.models.wan import Wan, wan_1b, wan_14b
+from jdit.models.wan import Wan, WanExperts, wan_1b, wan_2_2_14b, wan_14b
 
 __all__ = [
     "Backbone",
@@ -64,6 +64,7 @@ __all__ = [
     "UViT",
     "VDT",
     "Wan",
+    "WanExperts",
     "cogvideox_2b",
     "cogvideox_5b",
     "ddt",
@@ -98,4 +99,5 @@ __all__ = [
     "vdt",
     "wan_14b",
     "wan_1b",
+    "wan_2_2_14b",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wan 2.1: video from text, by full attention over space and time."""
+"""Wan 2.1 and 2.2: video from text, by full attention over space and time."""
 
 from dataclasses import dataclass
 from math import prod
@@ -18,10 +18,13 @@ from jdit.blocks.wan import WanBlock
 from jdit.conditioning import LinearClock, Sinusoids, Text, TimeEmbedding
 from jdit.conditioning.time import Clock
 from jdit.linear import Linear, call
-from jdit.models.backbone import Backbone
-from jdit.stack import Context, Remat, Stage
+from jdit.models.backbone import Backbone, Output
+from jdit.stack import Context, Policy, Remat, Stage
 from jdit.tokens import Patches, rotary_table
-from jdit.typing import Array, Conditions, Float, Key, Params
+from jdit.typing import Array, Conditions, Float, Key, Memory, Params
+
+EXPERTS = ("high", "low")
+"""The two networks of Wan 2.2, by the noise they see."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,93 @@ class Wan(Backbone):
         return jnp.pad(text, ((0, 0), (0, lacking), (0, 0)))
 
 
+@dataclass(frozen=True)
+class WanExperts(Wan):
+    """Two `Wan`s: one for much noise, one for little, as in Wan 2.2's A14B.
+
+    Parameters are those of both, "high" and "low". At times of at least `boundary`, as
+    the network is told them, the first predicts, else the second; where all times of a
+    batch lie on one side, as in sampling, the other network is not computed. What a
+    policy remembers is handed from the first to the second.
+
+    boundary: a time. All else is as in `Wan`, and the same for both.
+
+    Source: Wan-Video/Wan2.2, wan/text2video.py; diffusers 0.42, pipeline_wan.py.
+    """
+
+    boundary: float = 0.875
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.boundary < 1:
+            raise ValueError(
+                f"boundary is {self.boundary}, but it must lie between 0 and 1"
+            )
+
+    def init(self, key: Key) -> Params:
+        """Parameters of both networks, each as `Wan` begins."""
+        keys = zip(EXPERTS, jax.random.split(key), strict=True)
+        return {name: super(WanExperts, self).init(k) for name, k in keys}
+
+    def apply(
+        self,
+        params: Params,
+        x_t: Float[Array, "b *g c"],
+        time: Float[Array, " b"],
+        conditions: Conditions | None = None,
+        *,
+        memory: Memory = None,
+        **seams: Any,
+    ) -> Output:
+        """As `Wan.apply`, by the network of each example's time."""
+
+        def run(name: str, memory: Memory) -> Output:
+            given = (params[name], x_t, time, conditions)
+            return Wan.apply(self, *given, memory=memory, **seams)
+
+        like = jax.eval_shape(lambda memory: run("high", memory), memory)
+        out = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        if memory is not None:
+            out = out._replace(memory=memory)
+        end = self.clock(jnp.ones(1, jnp.float32))
+        high = self.clock(jnp.asarray(time, jnp.float32)) >= self.boundary * end
+        for name, mine in zip(EXPERTS, (high, ~high), strict=True):
+
+            def step(out: Output, name: str = name, mine: Array = mine) -> Output:
+                found = run(name, None if memory is None else out.memory)
+                rows = mine.reshape(-1, *(1,) * (x_t.ndim - 1))
+                both = jnp.where(rows, found.prediction, out.prediction)
+                return found._replace(prediction=both)
+
+            out = jax.lax.cond(mine.any(), step, lambda out: out, out)
+        return out
+
+    def memory(
+        self,
+        params: Params,
+        x_t: Float[Array, "b *g c"],
+        conditions: Conditions,
+        policy: Policy,
+    ) -> Memory:
+        """Of one network, as `Wan.memory`."""
+        return super().memory(params["high"], x_t, conditions, policy)
+
+    def init_policy(
+        self,
+        key: Key,
+        params: Params,
+        policy: Policy,
+        conditions: Conditions | None = None,
+    ) -> Params:
+        """A learned policy's parameters for each network, as `Wan.init_policy`."""
+        return {
+            name: super(WanExperts, self).init_policy(
+                key, params[name], policy, conditions
+            )
+            for name in EXPERTS
+        }
+
+
 def wan_1b(**changes: Any) -> Wan:
     """Wan 2.1's 1.3 B: 81 frames of 480 x 832 pixels, latents of Wan's codec."""
     return Wan(**changes)
@@ -171,3 +261,11 @@ def wan_14b(**changes: Any) -> Wan:
         grid=(21, 90, 160), dim=5120, depth=40, heads=40, hidden=13824
     )
     return Wan(**published | changes)
+
+
+def wan_2_2_14b(**changes: Any) -> WanExperts:
+    """Wan 2.2's A14B: two networks of Wan 2.1's 14 B, 27 B in all."""
+    published: dict[str, Any] = dict(
+        grid=(21, 90, 160), dim=5120, depth=40, heads=40, hidden=13824
+    )
+    return WanExperts(**published | changes)

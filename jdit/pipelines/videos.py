@@ -9,7 +9,7 @@ from jdit.interop.cogvideox import load_cogvideox
 from jdit.interop.hunyuan_video import load_hunyuan_video
 from jdit.interop.latte import load_latte
 from jdit.interop.ltx_video import load_ltx_video
-from jdit.interop.wan import load_wan
+from jdit.interop.wan import load_wan, load_wan_experts
 from jdit.pipelines.compose import Pipeline
 from jdit.pipelines.parts import Index, Make, composed, parts, tower
 from jdit.pipelines.prompts import OneText, Templated, cleaned, lowered
@@ -35,13 +35,14 @@ def _latte(folder: Path, index: Index) -> Pipeline:
 
 
 def _wan(folder: Path, index: Index) -> Pipeline:
-    for field in ("boundary_ratio", "expand_timesteps"):
-        if index.get(field):
-            raise ValueError(
-                f"{folder} sets {field} to {index[field]!r}, as Wan 2.2 does, but "
-                "supported is Wan 2.1: one transformer, told one time"
-            )
-    fields = parts(folder, load_wan)
+    if index.get("expand_timesteps"):
+        raise ValueError(
+            f"{folder} sets expand_timesteps to {index['expand_timesteps']!r}, as Wan "
+            "2.2's 5B does, which is told a time for each token, but supported is one "
+            "time"
+        )
+    two = index.get("boundary_ratio") is not None
+    fields = parts(folder, load_wan_experts if two else load_wan)
     text, params = tower(folder, *TEXT, 512, prepare=cleaned)
     return composed(fields, OneText(text), {"text": params}, steps=50, guidance=5.0)
 

@@ -30,7 +30,8 @@ IMAGES = dict(
     hunyuan_dit=(64, 96), lumina=(64, 96), qwen_image=(32, 48),
 )  # fmt: skip
 VIDEOS = dict(
-    latte=(3, 16, 24), wan=(5, 16, 32), wan_euler=(5, 16, 32), cogvideox=(9, 32, 48),
+    latte=(3, 16, 24), wan=(5, 16, 32), wan_euler=(5, 16, 32),
+    wan_experts=(5, 16, 32), cogvideox=(9, 32, 48),
     cogvideox_dpm=(9, 32, 40), ltx_video=(9, 32, 64), hunyuan_video=(5, 16, 32),
 )  # fmt: skip
 SIZES = IMAGES | VIDEOS
@@ -69,7 +70,7 @@ def reference(name, pipe, x, size, steps, scale):
             told |= dict(clean_caption=False)
         case "latte":
             told |= dict(video_length=size[0], clean_caption=False)
-        case "wan" | "wan_euler" | "ltx_video":
+        case "wan" | "wan_euler" | "wan_experts" | "ltx_video":
             told |= dict(num_frames=size[0])
         case "hunyuan_video":
             told |= dict(num_frames=size[0])

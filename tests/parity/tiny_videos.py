@@ -23,14 +23,18 @@ def latte(folder):
     return pipe
 
 
-def wan(folder, scheduler=None):
+def wan(folder, scheduler=None, boundary=None):
     text = transformers.UMT5Config(
         vocab_size=64, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2
     )
-    model = diffusers.WanTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4,
-        text_dim=24, freq_dim=20, ffn_dim=40, num_layers=2,
+    model, other = (
+        diffusers.WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4,
+            text_dim=24, freq_dim=20, ffn_dim=40, num_layers=2,
+        )
+        for _ in range(2)
     )  # fmt: skip
+    two = {} if boundary is None else dict(transformer_2=random(other, 4))
     codec = diffusers.AutoencoderKLWan(
         base_dim=4, z_dim=4, dim_mult=[1, 1, 1], num_res_blocks=1,
         temperal_downsample=[True, True], scale_factor_spatial=4,
@@ -42,10 +46,15 @@ def wan(folder, scheduler=None):
         scheduler or diffusers.UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
-        random(model),
+        random(model), boundary_ratio=boundary, **two,
     )  # fmt: skip
     pipe.save_pretrained(folder)
     return pipe
+
+
+def wan_experts(folder):
+    """As Wan 2.2: the second transformer below 0.875."""
+    return wan(folder, boundary=0.875)
 
 
 def wan_euler(folder):

@@ -281,9 +281,9 @@ def test_pipelines_say_which_they_are(tmp_path):
     with pytest.raises(ValueError, match="is of a LoraPipeline, but accepted is one"):
         jdit.pipeline(tmp_path)
     assert len(IMAGES | VIDEOS) == len(IMAGES) + len(VIDEOS)
-    two = {"_class_name": "WanPipeline", "boundary_ratio": 0.9}
-    (tmp_path / "model_index.json").write_text(json.dumps(two))
-    with pytest.raises(ValueError, match="boundary_ratio to 0.9, as Wan 2.2 does"):
+    index = {"_class_name": "WanPipeline", "expand_timesteps": True}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="expand_timesteps to True, as Wan 2.2's 5B"):
         jdit.pipeline(tmp_path)
 
 
