@@ -2,7 +2,14 @@
 """Who attends to whom."""
 
 from jdit.attention.cross_attention import CrossAttention
-from jdit.attention.heads import Rotary, attend, split_heads, turn
+from jdit.attention.heads import (
+    Rotary,
+    attend,
+    attend_joined,
+    attending,
+    split_heads,
+    turn,
+)
 from jdit.attention.self_attention import SelfAttention
 
 __all__ = [
@@ -10,6 +17,8 @@ __all__ = [
     "Rotary",
     "SelfAttention",
     "attend",
+    "attend_joined",
+    "attending",
     "split_heads",
     "turn",
 ]

@@ -4,7 +4,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jdit.attention.heads import Rotary, attend, split_heads
+from jdit.attention.heads import Rotary, attend_joined, split_heads
 from jdit.linear import Linear
 from jdit.norms import RMSNorm
 from jdit.typing import Array, Bool, Float
@@ -73,13 +73,11 @@ class JointAttention(nn.Module):
             for name, x in streams.items()
         }
         parts = (ends[name](x) for name, x in streams.items())
-        q, k, v = (jnp.concatenate(part, -2) for part in zip(*parts, strict=True))
-        x = attend(q, k, v, mask=join_mask(mask, image), rotary=rotary)
-        here = text.shape[1]
-        return {
-            "image": ends["image"].finish(x[:, here:]),
-            "text": ends["text"].finish(x[:, :here]),
-        }
+        q, k, v = zip(*parts, strict=True)
+        seen = join_mask(mask, image)
+        outputs = attend_joined(q, k, v, mask=seen, rotary=rotary)
+        done = zip(streams, outputs, strict=True)
+        return {name: ends[name].finish(x) for name, x in done}
 
 
 class ReadingAttention(nn.Module):
@@ -104,10 +102,12 @@ class ReadingAttention(nn.Module):
         own = Ends(dim, self.heads, self.qk_norm, name="image")
         _, *read = Ends(dim, self.heads, self.qk_norm, name="text")(text)
         q, *seen = own(image)
-        k, v = (jnp.concatenate(part, -2) for part in zip(read, seen, strict=True))
+        k, v = zip(read, seen, strict=True)
         own_rotary = None if rotary is None else _after(rotary, here)
-        seen_mask = join_mask(mask, image)
-        x = attend(q, k, v, mask=seen_mask, rotary=own_rotary, key_rotary=rotary)
+        joined = join_mask(mask, image)
+        (x,) = attend_joined(
+            [q], k, v, mask=joined, rotary=own_rotary, key_rotary=rotary
+        )
         return own.finish(x)
 
 

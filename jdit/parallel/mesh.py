@@ -8,20 +8,23 @@ from dataclasses import dataclass, fields
 import jax
 from jax.sharding import AxisType
 
-AXES = ("data", "fsdp", "tensor", "sequence", "expert")
+AXES = ("guidance", "data", "fsdp", "tensor", "sequence", "expert")
 """The mesh's axes, slowest first: devices of the later ones are close neighbours."""
 
 BATCH = ("data", "fsdp")
 """The axes over which examples are split."""
+
+SEQUENCE, GUIDANCE = "sequence", "guidance"
+"""The axes over which tokens, and the passes of one guided step, are split."""
 
 
 @dataclass(frozen=True)
 class Mesh:
     """How many devices each axis has; the product is the number of devices.
 
-    By themselves, axes do nothing: `Rules` say which parameters they split. Examples
-    are split over `data` and `fsdp` together. A size of -1, which one axis may have,
-    is what the others leave.
+    `Rules` say which parameters the axes split. Examples are split over `data` and
+    `fsdp` together, tokens over `sequence`, and the passes of guidance over `guidance`.
+    A size of -1, which one axis may have, is what the others leave.
     """
 
     data: int = -1
@@ -34,6 +37,8 @@ class Mesh:
     """Devices that hold the same examples, and other tokens."""
     expert: int = 1
     """Devices that hold the same examples, and other experts."""
+    guidance: int = 1
+    """2: sampling has devices for the conditional passes, and others for the rest."""
 
     def __post_init__(self) -> None:
         for name, size in self._given().items():
@@ -42,6 +47,11 @@ class Mesh:
                     f"mesh.{name} is {size}, but it must be at least 1, or -1 for what "
                     "the other axes leave"
                 )
+        if self.guidance not in (1, 2):
+            raise ValueError(
+                f"mesh.guidance is {self.guidance}, but it must be 1 or 2: a guided "
+                "step has two passes"
+            )
         free = [name for name, size in self._given().items() if size == -1]
         if len(free) > 1:
             raise ValueError(

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations that stay split by examples, whatever splits the weights."""
+"""Activations that stay split by examples and tokens, whatever splits the weights."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
+from jdit.attention import attending
+from jdit.ops.platform import spread_over
+from jdit.parallel.mesh import BATCH
 from jdit.parallel.plan import Plan
+from jdit.parallel.tokens import SplitTokens
 from jdit.stack import Always, Branch, Context, Policy, Site, policy_at
 from jdit.typing import Array, Conditions, Key, Memory, Params, Stream
 
 
 def pinned(plan: Plan | None, model: Any) -> Any:
-    """The model, computing the same, with the stream split by examples everywhere.
+    """The model, computing the same, with the stream split everywhere.
+
+    It is split by examples, and over the mesh's `sequence` by tokens too, where it has
+    at least as many; attention to all tokens is then `SplitTokens`'.
 
     Where weights are split over `fsdp` and examples too, XLA may move either. Left to
     itself it gathers the examples of all devices and splits their features, which
@@ -44,8 +49,10 @@ class _Pinned:
         **more: Any,
     ) -> Any:
         pins = Pins(self.plan, Always() if policy is None else policy)
-        x_t = _pin(self.plan, x_t)
-        return self.model.apply(params, x_t, time, conditions, policy=pins, **more)
+        x_t = self.plan.pin_stream(x_t)
+        by = SplitTokens(self.plan, len(x_t)) if self.plan.tokens > 1 else None
+        with attending(by), spread_over(self.plan.mesh, BATCH, "tensor"):
+            return self.model.apply(params, x_t, time, conditions, policy=pins, **more)
 
     def memory(
         self, params: Params, x_t: Array, conditions: Conditions, policy: Policy
@@ -55,7 +62,7 @@ class _Pinned:
 
 @dataclass(frozen=True)
 class Pins:
-    """A policy inside which streams, outputs and conditioning are split by examples."""
+    """A policy inside which streams, outputs and conditioning stay split."""
 
     plan: Plan
     inner: Policy = Always()
@@ -78,13 +85,13 @@ class Pins:
         site: Site,
         params: Params,
     ) -> tuple[Stream, Memory]:
-        vector = _pin(self.plan, context.vector)
+        vector = self.plan.pin_stream(context.vector)
         context = context.replace(vector=vector)  # type: ignore[attr-defined]
         parts = branch.block, branch.name, branch.params
         here = _PinnedBranch(*parts, context, self.plan)
-        stream = _pin(self.plan, stream)
+        stream = self.plan.pin_stream(stream)
         stream, memory = self.inner.apply(here, stream, context, memory, site, params)
-        return _pin(self.plan, stream), memory
+        return self.plan.pin_stream(stream), memory
 
 
 @dataclass(frozen=True)
@@ -92,15 +99,4 @@ class _PinnedBranch(Branch):
     plan: Plan
 
     def __call__(self, stream: Stream, weights: Params) -> Stream:
-        return _pin(self.plan, super().__call__(stream, weights))
-
-
-def _pin(plan: Plan, tree: Any) -> Any:
-    """Arrays whose first axis is one of examples, split over it."""
-
-    def pin(x: Array) -> Array:
-        if not x.ndim or x.shape[0] % plan.parts:
-            return x
-        return plan.pin(x)
-
-    return jax.tree.map(pin, tree)
+        return self.plan.pin_stream(super().__call__(stream, weights))

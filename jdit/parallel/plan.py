@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jdit.parallel.mesh import BATCH, Mesh
+from jdit.parallel.mesh import BATCH, GUIDANCE, SEQUENCE, Mesh
 from jdit.parallel.rules import Rules
 
 
@@ -38,7 +38,32 @@ class Plan:
     @property
     def parts(self) -> int:
         """The number of parts that a batch is split into."""
-        return math.prod(self.mesh.shape[axis] for axis in BATCH)
+        return self.count(BATCH)
+
+    @property
+    def tokens(self) -> int:
+        """The number of parts that a long sequence of tokens is split into."""
+        return self.mesh.shape[SEQUENCE]
+
+    @property
+    def halves(self) -> bool:
+        """Whether the two passes of a guided step are on different devices."""
+        return self.mesh.shape[GUIDANCE] > 1
+
+    def count(self, axes: Sequence[str]) -> int:
+        """The number of parts that axes of the mesh split something into."""
+        return math.prod(self.mesh.shape[axis] for axis in axes)
+
+    def rows(self, count: int) -> tuple[str, ...]:
+        """The axes that split so many rows, of examples or of both passes; () if none.
+
+        Rows of two passes are all conditional ones and then all others, so that
+        splitting them over `guidance` first leaves every example where it is.
+        """
+        both = (GUIDANCE, *BATCH)
+        if self.halves and count % self.count(both) == 0:
+            return both
+        return BATCH if count % self.parts == 0 else ()
 
     def sharding(self, path: str, shape: tuple[int, ...]) -> NamedSharding:
         """Where the parameter of that path goes; `jdit.load(..., sharding=)` takes it.
@@ -74,6 +99,20 @@ class Plan:
         """Within a program: examples stay split, along that axis of each array."""
         spec = PartitionSpec(*(None,) * axis, BATCH)
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
+
+    def pin_stream(self, tree: Any) -> Any:
+        """Within a program: rows stay split, and the tokens of `b n d` too."""
+
+        def pin(x: Any) -> Any:
+            spec: list[Any] = [self.rows(len(x)) or None] if x.ndim else []
+            if x.ndim == 3 and x.shape[1] >= self.tokens > 1:
+                spec.append(SEQUENCE)
+            if not any(spec):
+                return x
+            where = NamedSharding(self.mesh, PartitionSpec(*spec))
+            return jax.lax.with_sharding_constraint(x, where)
+
+        return jax.tree.map(pin, tree)
 
     def pin_params(self, tree: Any) -> Any:
         """Within a program: gradients, or averages, stay where parameters live."""
@@ -156,8 +195,9 @@ def arrange(
                 "first one (or jax.default_device)"
             )
         return None
+    used = {*BATCH, SEQUENCE, GUIDANCE, *rules.used}
     for axis, size in sizes.items():
-        if size > 1 and axis not in {*BATCH, *rules.used}:
+        if size > 1 and axis not in used:
             raise ValueError(
                 f"mesh.{axis} is {size}, but no rule of sharding splits anything over "
                 "it: its devices would all do the same"
@@ -171,12 +211,34 @@ def arrange(
             f"training.batch is {batch}, but it is split over {pieces}: make it a "
             f"multiple of {parts * accumulate}"
         )
-    heads = getattr(model, "heads", None)
-    if isinstance(heads, int) and "tensor" in rules.used and heads % sizes["tensor"]:
+    if batch is not None and sizes[GUIDANCE] > 1:
         raise ValueError(
-            f"mesh.tensor is {sizes['tensor']}, but it must divide model.heads {heads}"
+            "mesh.guidance is 2, but a training step has no guidance: it is for "
+            "sampling"
         )
+    heads = getattr(model, "heads", None)
+    if isinstance(heads, int):
+        if "tensor" in rules.used and heads % sizes["tensor"]:
+            raise ValueError(
+                f"mesh.tensor is {sizes['tensor']}, but it must divide model.heads "
+                f"{heads}"
+            )
+        if sizes[SEQUENCE] > 1:
+            parts = rules.attention.head_parts(sizes[SEQUENCE])
+            check_heads(heads, 1 if heads % sizes["tensor"] else sizes["tensor"], parts)
     return Plan(mesh.build(devices), rules)
+
+
+def check_heads(heads: int, tensor: int, parts: int) -> None:
+    """Raise ValueError unless the heads that `tensor` leaves can be split so."""
+    if heads % (tensor * parts):
+        left = f"{heads} heads"
+        if tensor > 1:
+            left = f"{heads // tensor} heads that mesh.tensor {tensor} leaves"
+        raise ValueError(
+            f"mesh.sequence is {parts}, but under sharding.attention Ulysses it must "
+            f"divide the {left}: take Ring, which needs no such thing"
+        )
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from jax.sharding import PartitionSpec
 
 from jdit.parallel.mesh import AXES
+from jdit.parallel.ring import Ring
+from jdit.parallel.ulysses import Ulysses
 
 _WEIGHT = r"kernel(/base|/q)?$"
 
@@ -47,6 +49,8 @@ class Rules:
     divides, but not along layers; "" leaves them whole."""
     smallest: int = 2**14
     """Parameters of fewer numbers than this that no rule names stay whole."""
+    attention: Ulysses | Ring = Ulysses()
+    """How tokens that are split over `sequence` attend to all: Ulysses() or Ring()."""
 
     def __post_init__(self) -> None:
         for pattern, axes in self.rules:

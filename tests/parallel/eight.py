@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import split
 from rich.console import Console
 from tiny import tiny
 
@@ -213,6 +214,8 @@ def main(folder: Path) -> None:
     many = run(recipe("fsdp", **micro), steps=3)["state"].params
     alone = run(recipe(**micro), jax.devices()[:1], steps=3)["state"].params
     found["micro"] = gap(arrays(many), arrays(alone))
+    found["attention"] = {kind: split.attention(kind) for kind in split.KINDS}
+    found["steps"] = split.steps(split.QUICK, STEPS)
     found["elastic"] = elastic(folder / "elastic", params)
     found["mistakes"] = mistakes()
     (folder / "found.json").write_text(json.dumps(found))

@@ -18,9 +18,8 @@ SHARES = {"dp": 1.0, "fsdp": 0.2, "fsdp_tensor": 0.4}
 """Most of the state that one device may hold."""
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: Any) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("eight")
+def run(program: str, *args: Path) -> None:
+    """A program of this folder, on 8 simulated devices."""
     flags = os.environ.get("XLA_FLAGS", "")
     flags += " --xla_force_host_platform_device_count=8"
     more = {
@@ -29,13 +28,19 @@ def found(tmp_path_factory: Any) -> dict[str, Any]:
         "NPROC": "32",  # threads: each collective of each device waits in one
     }
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("eight.py")), str(folder)],
+        [sys.executable, str(Path(__file__).with_name(program)), *map(str, args)],
         env=os.environ | more,
         capture_output=True,
         text=True,
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: Any) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("eight")
+    run("eight.py", folder)
     return json.loads((folder / "found.json").read_text())
 
 
@@ -82,6 +87,31 @@ def test_image_i_does_not_depend_on_the_mesh(found: Any, preset: str):
     assert found[preset]["drawn"] == [8 // parts, 4, 4, 1]
     whole, part = found[preset]["memory"]
     assert whole[1] == 16 and part == [whole[0], 16 // parts, *whole[2:]]
+
+
+@pytest.mark.parametrize("kind", ["ulysses", "ring"])
+def test_split_tokens_attend_as_whole_ones(found: Any, kind: str):
+    """Outputs and gradients; masks, grouped heads, lengths that are no multiple."""
+    assert len(found["attention"][kind]) == 3
+    assert max(found["attention"][kind].values()) < 1e-5
+
+
+@pytest.mark.parametrize("of", ["dit tensor_ring", "mmdit ring", "latte ulysses"])
+def test_twenty_steps_with_split_tokens_equal_those_of_a_single_device(
+    found: Any, of: str
+):
+    loss, params = found["steps"][of]
+    assert loss < 1e-5 and params < 1e-4
+
+
+@pytest.mark.slow
+def test_twenty_steps_of_every_model_under_every_split(tmp_path: Path):
+    file = tmp_path / "found.json"
+    run("split.py", file)
+    found = json.loads(file.read_text())
+    assert len(found) == 28
+    wrong = {of: gaps for of, gaps in found.items() if gaps[0] > 1e-5 or gaps[1] > 1e-4}
+    assert not wrong
 
 
 def test_micro_batches_are_split_over_all_devices_alike(found: Any):
