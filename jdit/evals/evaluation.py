@@ -228,9 +228,8 @@ class FeatureEvaluation:
         source = self.dataset.source()
         images = (source[i]["x_0"] for i in range(len(source)))
         labelled = self.dataset.classes is not None
-        counts = _counts(
-            "as often as in the data" if labelled else "each example in turn", self
-        )
+        alike = "each example as often as the others"
+        counts = _counts("as often as in the data" if labelled else alike, self)
         return {**counts, **net_fields(self.features), "reference": _hash(images)}
 
     def line(self, scores: dict[str, float]) -> str:

@@ -38,6 +38,7 @@ def test_the_scores_of_a_model_that_copies_its_data():
     assert scores["retrieved_mirrored"] < 1
     assert "nearest to what was asked" in Retrieval(inner).line(scores)
     protocol = Retrieval(inner).protocol()
-    assert protocol["count"] == 20 and protocol["labels"] == "each example in turn"
+    assert protocol["labels"] == "each example as often as the others"
+    assert protocol["count"] == 20
     assert protocol["seed"] == "0, and one more for each batch of 8"
     assert len(protocol["reference"]) == 64 and protocol["features_hash"] is None
