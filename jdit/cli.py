@@ -157,7 +157,7 @@ def evaluate(name: str, args: Sequence[str]) -> None:
         return _evaluate_model(name, args)
     parsed = parse(Eval, recipe, prog, args)
     recipe, folder = _split(parsed)
-    if parsed.reference is None:
+    if parsed.reference is None and parsed.prompts is None:
         report(recipe, folder)
         return
     print(score.show(score.score_recipe(recipe, folder, _against(parsed))))
