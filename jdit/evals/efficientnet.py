@@ -10,6 +10,7 @@ read without it from then on:
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 from einops import repeat
 from flax.traverse_util import unflatten_dict
 
+from jdit.evals.devices import over_devices
 from jdit.evals.digits import cache_folder
 from jdit.interop.files import open_tensors
 from jdit.linear import call
@@ -118,19 +120,23 @@ class EfficientNetLite0:
             raise ValueError(
                 f"images have {images.shape[-1]} channels, but 1 or 3 are needed"
             )
-        return _forward(self.params, images, self.resolution)
+        return _compiled(self._file(), self.resolution)(images)
 
     @property
     def params(self) -> Params:
         """The weights, for a score's protocol."""
-        path = Path(self.path) if self.path is not None else cache_folder() / NAME
-        return _load(path)
+        return _load(self._file())
+
+    def _file(self) -> Path:
+        return Path(self.path) if self.path is not None else cache_folder() / NAME
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _forward(
-    params: Params, images: np.ndarray | Array, resolution: int
-) -> tuple[Array, Array]:
+@functools.lru_cache(maxsize=4)
+def _compiled(path: Path, resolution: int) -> Callable[..., tuple[Array, Array]]:
+    return over_devices(functools.partial(_forward, resolution=resolution), _load(path))
+
+
+def _forward(params: Params, images: Array, resolution: int) -> tuple[Array, Array]:
     x = jnp.asarray(images, jnp.float32)
     if x.shape[-1] == 1:
         x = repeat(x, "b h w 1 -> b h w c", c=3)

@@ -25,6 +25,12 @@ class Features(Protocol):
 
     Of videos `b t h w c` for one of videos, such as `jdit.evals.I3D`.
 
+    For `jdit eval` it may also have: `params` and `resize`, which the protocol names;
+    fields `path` and `resize` that --weights and --resize set; `load()`, which gives
+    the net to use; `all(images)`, everything that ADM's scores are made of;
+    `scores(fake, real)` of two `Measured`, the scores that are named after it; and
+    `texts(texts)`, features of prompts in the same space.
+
     Jitted by whoever makes it. It is only ever called with one batch size, so it
     compiles once. What it makes of the values (resizing, scaling) is its own affair.
     """

@@ -101,7 +101,7 @@ class Meter:
         if not self.count:
             raise ValueError("the stream of images is empty")
         features, probabilities = (
-            np.concatenate(parts) if parts else None
+            _whole(parts) if parts else None
             for parts in (self.features, self.probabilities)
         )
         return Measured(self.pool, self.spatial, features, probabilities)
@@ -195,6 +195,21 @@ def _joined(parts: list[Values]) -> Values:
     pool, *rest = zip(*parts, strict=True)
     others = (None if c[0] is None else np.concatenate(c) for c in rest)
     return Values(np.concatenate(pool), *others)
+
+
+def _whole(parts: list[np.ndarray]) -> np.ndarray:
+    """All rows in one array, of which the parts are views from then on.
+
+    Each part is let go of as it is copied: a set may be half a gigabyte, twice is much.
+    """
+    rows = sum(map(len, parts))
+    whole = np.empty((rows, *parts[0].shape[1:]), parts[0].dtype)
+    at = 0
+    for i, part in enumerate(parts):
+        whole[at : at + len(part)] = part
+        parts[i] = whole[at : at + len(part)]
+        at += len(part)
+    return whole
 
 
 def _write(path: Path, **arrays: np.ndarray) -> None:

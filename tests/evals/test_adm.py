@@ -15,6 +15,7 @@ from jdit.evals import (
     read_reference,
 )
 from jdit.evals.adm import npz_images
+from jdit.evals.meter import Meter, Values
 
 
 class Small:
@@ -122,6 +123,19 @@ def test_images_of_a_file_are_read_in_parts(tmp_path):
     parts = list(npz_images(path, 32))
     assert [len(part) for part in parts] == [32, 32, 26]
     np.testing.assert_array_equal(np.concatenate(parts), REAL)
+
+
+def test_parts_are_joined_without_a_second_copy():
+    """They are views of the whole then, so that the meter can go on."""
+    meter, x = Meter(), np.random.default_rng(0).normal(size=(9, 5))
+    for part in np.split(x, [4, 6]):
+        meter.add(Values(part))
+    whole = meter.measured().features
+    np.testing.assert_array_equal(whole, x.astype(np.float32))
+    assert all(np.shares_memory(part, whole) for part in meter.features)
+    meter.add(Values(x))
+    np.testing.assert_array_equal(meter.measured().features[:9], whole)
+    assert meter.measured().features.shape == (18, 5)
 
 
 def test_errors(tmp_path, measured):
