@@ -2,16 +2,19 @@
 """Attention: one function, several implementations."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from einops import rearrange, repeat
 
 from jdit.ops.attention import chunked, cudnn, reference
 from jdit.ops.attention.reference import Segments
+from jdit.ops.platform import on_one_device, platform, spread
 from jdit.typing import Array, Bool, Float
 
-Implementation = Literal["reference", "recompute", "chunked", "cudnn"]
+Implementation = Literal["reference", "recompute", "chunked", "cudnn", "pallas_tpu"]
 
 LONG = 2048**2
 """From this many logits a head on, attention is done in chunks."""
@@ -48,7 +51,9 @@ def attention(
         "recompute"  keeps q, k and v only, and computes the softmax again.
         "chunked"    holds the logits of some queries at a time, also then.
         "cudnn"      the fused kernel of an NVIDIA GPU (bfloat16, float16).
-        None         "recompute", or "chunked" from 2,048 x 2,048 logits a head on.
+        "pallas_tpu" our fused kernels for TPUs; elsewhere interpreted, slowly.
+        None         on a TPU "pallas_tpu" where it wins (see `chosen`); else
+                     "recompute", or "chunked" from 2,048 x 2,048 logits a head on.
 
     All but "cudnn" run everywhere, in any dtype, and under every transformation of
     JAX, forward mode too. A query that sees no key gets zeros.
@@ -88,7 +93,20 @@ def attention_with_lse(
 
 
 def chosen(q: Array, k: Array) -> Implementation:
-    """What `implementation=None` means for these arrays, or shapes with dtypes."""
+    """What `implementation=None` means for these arrays, or shapes with dtypes.
+
+    On a TPU the kernels win at every shape of `arg_specs` by the compiler's schedule
+    (docs/performance.md), forward and backward; with fewer than 64 queries or keys
+    their tiles would be mostly empty, and heads wider than 256 are not for them. XLA
+    cannot divide a kernel: on several devices it is taken inside `jax.shard_map` over
+    all axes, and where `jdit.ops.platform.spread_over` says how arrays are split.
+    """
+    enough = min(q.shape[-2], k.shape[-2]) >= 64 and q.dtype == k.dtype
+    narrow = q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+    dtypes = jnp.bfloat16, jnp.float32
+    whole = on_one_device() or spread() is not None
+    if platform() == "tpu" and enough and narrow and q.dtype in dtypes and whole:
+        return "pallas_tpu"
     long = q.shape[-2] * k.shape[-2] >= LONG
     return "chunked" if long else "recompute"
 
@@ -102,10 +120,17 @@ def _functions(
             f"k has {k.shape[1]} heads, but their number must divide q's {q.shape[1]}"
         )
     implementation = implementation or chosen(q, k)
+    if implementation == "pallas_tpu":
+        from jdit.ops.attention import pallas_tpu  # a second of import, for TPUs alone
+
+        interpret = platform() != "tpu"
+        run = partial(pallas_tpu.attention, interpret=interpret)
+        both = partial(pallas_tpu.attention_with_lse, interpret=interpret)
+        return run, both, False
     if implementation not in _IMPLEMENTATIONS:
         raise ValueError(
             f"implementation is {implementation!r}, but it must be None, "
-            "'reference', 'recompute', 'chunked' or 'cudnn'"
+            "'reference', 'recompute', 'chunked', 'cudnn' or 'pallas_tpu'"
         )
     return *_IMPLEMENTATIONS[implementation], True
 

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels for TPUs, interpreted: against float64, and under JAX's transformations.
+
+What only a TPU's compiler can say is in test_tpu_compiler.py.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_cases import draw, float64, run, run_with_lse, without_lse
+
+from jdit import ops
+from jdit.ops.attention import pallas_tpu
+from jdit.ops.attention.api import chosen
+from jdit.ops.attention.arg_specs import SPECS, Spec
+from jdit.ops.attention.pallas_tpu import Blocks
+from jdit.ops.platform import compiling_for
+
+KERNEL = partial(ops.attention, implementation="pallas_tpu")
+QUICK = ("text, 77 tokens", "Lumina-Next, 512 px", "packed images")
+specs = pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(
+            spec.smaller(), id=name, marks=() if name in QUICK else pytest.mark.slow
+        )
+        for name, spec in SPECS.items()
+    ],
+)
+
+
+def close(found, truths, atol=1e-5):
+    for mine, truth in zip(found, truths, strict=True):
+        np.testing.assert_allclose(mine, truth, atol=atol)
+
+
+@specs
+def test_results_and_gradients_against_float64_twice_the_same(spec):
+    arrays, masks = draw(spec)
+    found = run_with_lse("pallas_tpu", arrays, masks)
+    close(found, float64(arrays, masks))
+    for one, two in zip(found, run_with_lse("pallas_tpu", arrays, masks), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    "spec, forward, backward",
+    [
+        pytest.param(
+            Spec(2, 6, 200, 300, 8, masked=True, groups=2, segmented=True),
+            Blocks(2, 128, 128, 256),
+            Blocks(1, 128, 128, 256),
+            id="keys in two steps, all masks",
+        ),
+        pytest.param(
+            Spec(1, 4, 200, 300, 8, groups=2),
+            Blocks(1, 128, 128, 384),
+            Blocks(2, 128, 128, 384),
+            id="keys in three passes, shared",
+        ),
+        pytest.param(
+            Spec(1, 2, 130, 700, 8, segmented=True),
+            Blocks(1, 256, 128, 768),
+            Blocks(2, 128, 256, 512),
+            id="keys in six passes, a loop",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_blocks_of_any_size(spec, forward, backward, monkeypatch):
+    """Ragged ones too: what lies behind the last token is not a number here."""
+
+    which = {True: backward, False: forward}
+    monkeypatch.setattr(pallas_tpu, "blocks_for", lambda *_, backward: which[backward])
+    arrays, masks = draw(spec)
+    close(run_with_lse("pallas_tpu", arrays, masks), float64(arrays, masks))
+
+
+@pytest.mark.slow
+def test_half_precision_stays_close_and_keeps_its_dtype():
+    arrays, _ = draw(Spec(1, 2, 16, 16, 64))
+    half = [x.astype(jnp.bfloat16) for x in arrays]
+    results = run("pallas_tpu", half, {})
+    for mine, truth in zip(results, without_lse(half, {}), strict=True):
+        assert mine.dtype == jnp.bfloat16
+        np.testing.assert_allclose(mine.astype(jnp.float32), truth, atol=0.05)
+
+
+def test_forward_mode_and_vmap():
+    """<bar, J t> = <J^T bar, t>, an axis that is mapped in some arguments only."""
+    (q, k, v, bar, _), masks = draw(Spec(2, 2, 6, 5, 8, masked=True))
+    attend = partial(KERNEL, **masks)
+    tangents = (jnp.cos(q), jnp.sin(k), jnp.cos(v))
+    sizes = jnp.array([1.0, 2.0])
+
+    @jax.jit
+    def both(size):
+        out, forward = jax.jvp(attend, (size * q, k, v), tangents)
+        reverse = jax.vjp(attend, size * q, k, v)[1](bar)
+        pairs = zip(reverse, tangents, strict=True)
+        return out, (bar * forward).sum(), sum((g * t).sum() for g, t in pairs)
+
+    out, forward, reverse = jax.vmap(both)(sizes)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-4)
+    for size, mine in zip(sizes, out, strict=True):
+        np.testing.assert_allclose(
+            mine, ops.attention(size * q, k, v, **masks), atol=1e-6
+        )
+
+
+@pytest.mark.slow
+def test_inside_checkpointed_scans_and_second_derivatives():
+    (q, k, v, bar, _), _ = draw(Spec(1, 2, 6, 6, 8))
+
+    def loss(implementation, q, k, v):
+        attend = partial(ops.attention, implementation=implementation)
+
+        @jax.checkpoint
+        def layer(x, _):
+            return x + attend(x, k, v), None
+
+        return (bar * jax.lax.scan(layer, q, None, length=2)[0]).sum()
+
+    def curved(implementation):
+        def slope(*a):
+            gradients = jax.grad(partial(loss, implementation), (0, 1, 2))(*a)
+            return sum((g**2).sum() for g in gradients)
+
+        return jax.jit(jax.grad(slope, (0, 1, 2)))(q, k, v)
+
+    close(curved("pallas_tpu"), curved("reference"), atol=1e-4)
+
+
+def test_kernels_are_chosen_where_they_can_run():
+    q, short, wide = (
+        jax.ShapeDtypeStruct((1, 1, n, width), jnp.bfloat16)
+        for n, width in ((256, 72), (16, 72), (256, 512))
+    )
+    with compiling_for("tpu"):
+        assert chosen(q, q) == "pallas_tpu"
+        assert chosen(q, short) == chosen(wide, wide) == "recompute"
+    with compiling_for("tpu", 4):  # XLA cannot divide a kernel
+        assert chosen(q, q) == "recompute"
+    assert chosen(q, q) == "recompute"  # on a CPU

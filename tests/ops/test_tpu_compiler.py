@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels through the TPU's own compiler, on a machine that has no TPU."""
+
+import importlib.util
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from jdit import ops
+from jdit.compile import topology
+from jdit.ops.attention.arg_specs import SPECS, Spec
+from jdit.ops.platform import compiling_for, spread_over
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+    ),
+]
+SLICES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1"}
+
+
+def program(spec: Spec, dtype, place, implementation=None):
+    """Output, log-sum-exp and gradients, lowered, and the arguments' shapes."""
+    b, h, n, m, width = spec[:5]
+    shape = partial(jax.ShapeDtypeStruct, sharding=place)
+    q, k = (b, h, n, width), (b, spec.groups or h, m, width)
+    arrays = [shape(x, dtype) for x in (q, k, k, q)]
+    masks = {}
+    if spec.masked:
+        masks["mask"] = shape((b, m), jnp.bool_)
+    if spec.segmented:
+        masks["segments"] = tuple(shape((b, x), jnp.int32) for x in (n, m))
+
+    def both(q, k, v, bar, masks):
+        attend = partial(ops.attention_with_lse, **masks, implementation=implementation)
+        (out, lse), vjp = jax.vjp(attend, q, k, v)
+        return out, lse, vjp((bar, lse))
+
+    return jax.jit(both).lower(*arrays, masks)
+
+
+@pytest.mark.parametrize("kind", SLICES)
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_every_shape_compiles(kind, spec):
+    device = topology(SLICES[kind]).devices[0]
+    with compiling_for("tpu"):
+        lowered = program(spec, jnp.bfloat16, SingleDeviceSharding(device))
+    text = lowered.compile().as_text()
+    assert "attention_forward" in text and "attention_backward" in text
+
+
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_float32_and_long_sequences_compile(width):
+    """Keys in several steps: 10,000 tokens."""
+    device = topology("v5e:2x2").devices[0]
+    spec = Spec(1, 2, 10_000, 10_000, width)
+    with compiling_for("tpu"):
+        program(spec, jnp.float32, SingleDeviceSharding(device)).compile()
+
+
+def test_each_chip_of_a_mesh_runs_the_kernels_on_its_part():
+    devices = np.array(topology("v5e:2x2").devices).reshape(2, 2)
+    mesh = Mesh(devices, ("data", "tensor"))
+    place = NamedSharding(mesh, PartitionSpec("data"))
+    spec = Spec(4, 4, 256, 256, 72)
+    with compiling_for("tpu", 4), spread_over(mesh, ("data",), "tensor"):
+        text = program(spec, jnp.bfloat16, place).compile().as_text()
+    assert "attention_forward" in text
+    assert "bf16[2,2,1,72,256]" in text  # two images and two heads of four a chip
