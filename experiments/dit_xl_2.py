@@ -2,6 +2,7 @@
 """DiT-XL/2 on ImageNet 256, the recipe that most others are measured against.
 
     jdit train dit_xl_2 --data.path latents.npz
+    jdit compile dit_xl_2 --model.dtype bfloat16 --topology v5e:16x16 --search
 
 Peebles and Xie, 2023. From the published code (train.py, sample_ddp.py): Stable
 Diffusion's autoencoder, DDPM's linear schedule of 1,000 steps, noise prediction with
@@ -10,7 +11,9 @@ clipping; 250 ancestral steps with guidance 1.5 of three channels. Published: FI
 after 7,000,000 steps with that guidance, 9.62 without (paper, table 2). How it was
 evaluated: docs/evaluation.md.
 
-Chosen here: images are encoded before, so they are not flipped. Not run here.
+Chosen here: images are encoded before, so they are not flipped in training: latents of
+the mirrored images may be written too. Not run here. docs/pods.md has it compiled for
+TPU slices.
 """
 
 from jdit.data import Latents, PosteriorSample
@@ -34,6 +37,7 @@ def recipe() -> Recipe:
             batch=256,
             clip=None,
             ema=(0.9999,),
+            ema_warmup=False,
             checkpoint_every=50_000,
         ),
         sampling=Sampling(

@@ -11,7 +11,8 @@ channels. Published: FID 2.06 after 7,000,000 steps. The code's default is anoth
 sampler, dopri5 without guidance. How it was evaluated: docs/evaluation.md.
 
 The network gives 8 channels as the published weights do, of which 4 are not used.
-Chosen here: images are encoded before, so they are not flipped. Not run here.
+Chosen here: images are encoded before, so they are not flipped in training. Not run
+here. docs/pods.md has it compiled for TPU slices.
 """
 
 from jdit.data import Latents, PosteriorSample
@@ -35,6 +36,7 @@ def recipe() -> Recipe:
             batch=256,
             clip=None,
             ema=(0.9999,),
+            ema_warmup=False,
             checkpoint_every=50_000,
         ),
         sampling=Sampling(

@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import tyro
@@ -24,7 +25,8 @@ commands:
   sample   draw images from a trained recipe, an export or a shipped model
   eval     score a trained recipe, a model or saved images; compare scores
   inspect  show a recipe's parts, parameters, tokens and FLOPs
-  compile  compile for a TPU slice that is not there: memory, exchanges, a bound of time
+  compile  compile for a TPU slice that is not there: memory, exchanges, time; with
+           --search, find the fastest mesh, remat policy and batch that fit
 
 RECIPE is a Python file with recipe(), a module, or a shipped name such as "digits".
 `jdit COMMAND RECIPE --help` lists every field that can be set, with its type.
@@ -69,17 +71,6 @@ class EvalModel(Against):
 @dataclass(frozen=True)
 class Inspect(Recipe):
     """Show a recipe's parts, parameter counts, tokens and FLOPs; allocates nothing."""
-
-
-@dataclass(frozen=True)
-class Compile(Recipe):
-    """Compile a recipe's real program ahead and report what it needs; runs nothing."""
-
-    topology: str = "cpu"
-    """A slice of TPUs, such as v5e:16x16 (v4, v5e, v5p, v6e; needs the extra "tpu"), or
-    cpu or gpu for the devices here."""
-    what: Literal["train", "sample"] = "train"
-    """The training step, or the drawing of one batch of samples."""
 
 
 _REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -206,10 +197,23 @@ def inspect(name: str, args: Sequence[str]) -> None:
 
 
 def compile_(name: str, args: Sequence[str]) -> None:
-    from jdit.compile import compile_recipe, show
+    from jdit.compile import compile_recipe, rank, search, show
+    from jdit.compile.options import Compile
 
+    wanted = any(word.split(".")[0] == "--search" for word in args)
+    args = [word for word in args if word != "--search"]
     parsed = parse(Compile, load_recipe(name), f"jdit compile {name}", args)
-    report = compile_recipe(_split(parsed)[0], parsed.topology, parsed.what)
+    recipe = _split(parsed)[0]
+    if wanted:
+        if parsed.what != "train":
+            raise ValueError(f"--search is for training, but --what is {parsed.what}")
+        say = partial(print, file=sys.stderr, flush=True)
+        found = search(recipe, parsed.topology, parsed.search, say)
+        rank(found, name)
+        if found.best is None:
+            sys.exit(1)
+        return
+    report = compile_recipe(recipe, parsed.topology, parsed.what)
     show(report)
     if report.refusal is not None:
         sys.exit(1)

@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jdit.typing import Array, Int, Key, Memory, Params, Stream
 
@@ -259,7 +260,12 @@ def _remat(layer: Callable, remat: Remat) -> Callable:
                 layer, policy=policies.dots_with_no_batch_dims_saveable
             )
         case "offload":
-            offload = policies.offload_dot_with_no_batch_dims("device", "pinned_host")
+            offload = policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=[],
+                names_which_can_be_offloaded=["stream"],
+                offload_src="device",
+                offload_dst="pinned_host",
+            )
             return jax.checkpoint(layer, policy=offload)
     raise ValueError(
         f"remat is {remat!r}, but it must be 'none', 'block', 'dots' or 'offload'"
@@ -289,7 +295,8 @@ def walk(
     first: the depth of the first layer here, where a model has several stages.
     inject: residuals `l b n d` added to the stream after each layer (control).
     remat: what the backward pass recomputes. "block" keeps only the stream between
-        layers, "dots" keeps matrix products too, "offload" keeps these on the host.
+        layers, "dots" keeps matrix products too, "offload" keeps what "block" does, but
+        in the host's memory.
     unroll: layers per loop iteration; True unrolls the whole depth.
     """
     policy = Always() if policy is None else policy
@@ -302,6 +309,8 @@ def walk(
 
     def layer(stream: Stream, xs: tuple) -> tuple[Stream, tuple]:
         params, policy_params, memory, extra, own, index = xs
+        if remat == "offload":
+            stream = jax.tree.map(lambda x: checkpoint_name(x, "stream"), stream)
         here = context.replace(layer=own)  # type: ignore[attr-defined]
         if enter is not None:
             stream = enter(params["enter"], stream, here)

@@ -78,7 +78,7 @@ def gradient(remat):
     return jax.jit(jax.grad(total))
 
 
-@pytest.mark.parametrize("remat", ["block", "dots"])
+@pytest.mark.parametrize("remat", ["block", "dots", "offload"])
 def test_remat_changes_no_gradient(remat):
     exact, other = gradient("none")(awake()), gradient(remat)(awake())
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731

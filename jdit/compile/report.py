@@ -17,6 +17,7 @@ from jdit.compile.hlo import parse
 from jdit.compile.kernels import Kernel, kernels
 from jdit.compile.programs import What, Work, held, work
 from jdit.compile.topology import Topology, topology
+from jdit.ops.platform import compiling_for
 from jdit.recipe import Recipe
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -48,7 +49,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What the compiler said where a program does not fit. Bytes, 0 where unsaid."""
+    """What the compiler said where a program does not fit. Bytes, 0 where unsaid.
+
+    message: "" where parameters and what goes with them are too large by themselves, so
+    that nothing was compiled.
+    """
 
     needed: float
     limit: float
@@ -159,6 +164,31 @@ class Report:
         cycles = sum(k.cycles * k.times for k in self.kernels)
         return cycles / clock if clock else 0.0
 
+    @cached_property
+    def kernels_time(self) -> float:
+        """By the compiler's cycles, or a kernel's own roofline where it gives none."""
+        chip, total = self.where.chip, 0.0
+        if chip is None or not chip.clock:
+            return max(self.serial - self.network_time, 0.0)
+        for k in self.kernels:
+            if k.cycles:
+                total += k.times * k.cycles / chip.clock
+            elif not k.copy and (k.flops or not k.collectives):
+                total += k.times * max(k.flops / chip.flops, k.bytes / chip.hbm_rate)
+        return total
+
+    @property
+    def estimate(self) -> float:
+        """The most sober time of a step: its kernels, then the network."""
+        return max(self.bound, self.kernels_time + self.network_time)
+
+    @property
+    def needed(self) -> float:
+        """Bytes on one chip: allocated, or what was needed where that was refused."""
+        if self.refusal is not None:
+            return self.refusal.needed
+        return float(self.memory.total) if self.memory else 0.0
+
     @property
     def dominant(self) -> str:
         times = {
@@ -184,7 +214,10 @@ class Report:
 
 
 def compile_recipe(
-    recipe: Recipe, where: str = "cpu", what: What = "train", count: bool = True
+    recipe: Recipe,
+    where: str | Topology = "cpu",
+    what: What = "train",
+    count: bool = True,
 ) -> Report:
     """Compile a recipe's real program for a topology, and read the result.
 
@@ -193,13 +226,17 @@ def compile_recipe(
     Raises ValueError for a mesh, a batch or a topology that does not fit, before it
     compiles. Too little memory is no error: see `Report.refusal`.
     """
-    place = topology(where)
+    place = topology(where) if isinstance(where, str) else where
     job = work(recipe, what, place.devices)
-    total = job.flops() if count else 0.0
+    total, state = job.flops() if count else 0.0, held(job.state)
+    if place.chip and place.platform == "tpu" and state > place.chip.hbm:
+        alone = Refusal(state, place.chip.hbm, "")
+        return Report(recipe, what, place, job, 0.0, refusal=alone, program_flops=total)
     begun = time.monotonic()
-    lowered = job.function.trace(*job.arguments).lower(
-        lowering_platforms=(place.platform,)
-    )
+    with compiling_for(place.platform, len(place.devices)):
+        lowered = job.function.trace(*job.arguments).lower(
+            lowering_platforms=(place.platform,)
+        )
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

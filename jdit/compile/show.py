@@ -151,7 +151,7 @@ def _times(report: Report) -> Table:
             (
                 "compiler's cycles",
                 _ms(report.cycles_time),
-                "its own estimate of the kernels, without exchanges",
+                "its own estimate of those kernels that it has one of, no exchanges",
             )
         )
     return _table(*rows)
@@ -165,8 +165,7 @@ def _verdict(report: Report) -> str:
     lines = f"At best {reached(report.bound)}, if all three overlap; "
     lines += f"{reached(report.serial)} one by one"
     if report.cycles_time:
-        slow = report.cycles_time + report.network_time
-        lines += f"; {reached(slow)} by the compiler's cycles, then network"
+        lines += f"; {reached(report.estimate)} by the compiler's cycles, then network"
     return f"{lines}. What dominates: {report.dominant}."
 
 
@@ -178,8 +177,13 @@ def _refused(report: Report) -> list[str]:
     over = refusal.needed - refusal.limit
     lines = [
         f"[bold]Does not fit[/]: {gib(refusal.needed)} are needed on a chip and "
-        f"{gib(refusal.limit)} are there, {gib(over)} too little (the compiler's). "
-        f"Parameters, moments and averages are {gib(report.state)} of it.",
+        f"{gib(refusal.limit)} are there, {gib(over)} too little"
+        + (
+            f" (the compiler's). Parameters, moments and averages are "
+            f"{gib(report.state)} of it."
+            if refusal.message
+            else " for parameters, moments and averages alone; it was not compiled."
+        ),
         "What would make it fit (estimates; compile to see):",
     ]
     return lines + [f"  {line}" for line in remedies(report)]
