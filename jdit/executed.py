@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 Path = tuple[Any, ...]
@@ -67,44 +66,29 @@ class Executed:
 
     def _watch(self, equation: Any, inputs: list, path: Path) -> Any:
         """The loop or conditional, with its pieces watched too."""
-        more, params = partial(_evaluate, control=self._watch), equation.params
-
-        def entered(piece: ClosedJaxpr, path: Path, *args: Any) -> list:
-            self._enter(path)
-            return more(piece, args, path)
-
+        params = dict(equation.params)
         match equation.primitive.name:
             case "cond":
-                sides = [
-                    partial(entered, piece, (*path, i))
-                    for i, piece in enumerate(params["branches"])
-                ]
-                return lax.switch(inputs[0], sides, *inputs[1:])
+                pieces = enumerate(params["branches"])
+                sides = [self._watched(piece, (*path, i)) for i, piece in pieces]
+                params["branches"] = tuple(sides)
             case "while":
-                held, own = params["cond_nconsts"], params["body_nconsts"]
-                test, body = inputs[:held], inputs[held : held + own]
-                done = lax.while_loop(
-                    lambda x: more(params["cond_jaxpr"], [*test, *x], (*path, "t"))[0],
-                    lambda x: entered(params["body_jaxpr"], (*path, 0), *body, *x),
-                    inputs[held + own :],
-                )
-                return done
-        held, carried = params["num_consts"], params["num_carry"]
-        consts, xs = inputs[:held], inputs[held + carried :]
+                body = self._watched(params["body_jaxpr"], (*path, 0))
+                params["body_jaxpr"] = body
+            case _:  # a scan, whose length is known
+                body = self._watched(params["jaxpr"], (*path, 0), enter=False)
+                params["jaxpr"] = body
+        return _bind(equation.primitive, inputs, params)
 
-        def step(carry: list, x: list) -> tuple[list, list]:
-            out = more(params["jaxpr"], [*consts, *carry, *x], (*path, 0))
-            return out[:carried], out[carried:]
+    def _watched(
+        self, piece: ClosedJaxpr, path: Path, enter: bool = True
+    ) -> ClosedJaxpr:
+        def run(*args: Any) -> list:
+            if enter:
+                self._enter(path)
+            return _evaluate(piece, args, path, self._watch)
 
-        carry, ys = lax.scan(
-            step,
-            inputs[held : held + carried],
-            xs,
-            length=params["length"],
-            reverse=params["reverse"],
-            unroll=params["unroll"],
-        )
-        return [*carry, *ys]
+        return jax.make_jaxpr(run)(*map(_shape, piece.jaxpr.invars))
 
     def _spent(self, piece: ClosedJaxpr, path: Path, times: int) -> float:
         """FLOPs of a piece that was run so often, and of all that it holds."""
@@ -145,12 +129,21 @@ def _evaluate(program: ClosedJaxpr, args: Any, path: Path, control: Control) -> 
         elif inner := _opened(equation):
             out = _evaluate(inner, inputs, (*path, i), control)
         else:
-            found = equation.primitive.get_bind_params(equation.params)
-            functions, params = found if isinstance(found, tuple) else ((), found)
-            out = equation.primitive.bind(*functions, *inputs, **params)
+            out = _bind(equation.primitive, inputs, equation.params)
             out = out if equation.primitive.multiple_results else [out]
         values.update(zip(equation.outvars, out, strict=True))
     return [read(var) for var in jaxpr.outvars]
+
+
+def _bind(primitive: Any, inputs: list, params: dict[str, Any]) -> Any:
+    found = primitive.get_bind_params(params)
+    functions, params = found if isinstance(found, tuple) else ((), found)
+    return primitive.bind(*functions, *inputs, **params)
+
+
+def _shape(var: Any) -> jax.ShapeDtypeStruct:
+    weak = getattr(var.aval, "weak_type", False)
+    return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype, weak_type=weak)
 
 
 CONTROL = ("scan", "while", "cond")
@@ -198,9 +191,6 @@ def _between(program: ClosedJaxpr) -> float:
     """XLA's count of what is in no loop or conditional of the program."""
     cut = [equation for _, equation in _controls(program.jaxpr, ())]
 
-    def shape(var: Any) -> Any:
-        return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
-
     def run(args: list, outputs: list) -> tuple[list, list]:
         left, needed = iter(outputs), []
 
@@ -210,7 +200,7 @@ def _between(program: ClosedJaxpr) -> float:
 
         return _evaluate(program, args, (), stand_in), needed
 
-    args = [shape(var) for var in program.jaxpr.invars]
-    outputs = [[shape(var) for var in equation.outvars] for equation in cut]
+    args = [_shape(var) for var in program.jaxpr.invars]
+    outputs = [[_shape(var) for var in equation.outvars] for equation in cut]
     found: Any = jax.jit(run).lower(args, outputs).cost_analysis() or {}
     return float(found.get("flops", 0.0))
