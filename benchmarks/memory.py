@@ -14,6 +14,7 @@ import gc
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,8 @@ def measure(recipe: Recipe, steps: int = 2) -> dict[str, float]:
     report = compile_recipe(recipe, "cpu", count=False)
     assert report.memory is not None
     shapes = report.work.arguments[1]
-    compiled = make_step(recipe).lower(abstract_state(recipe), shapes).compile()
+    step: Any = make_step(recipe)
+    compiled = step.lower(abstract_state(recipe), shapes).compile()
     state = init_state(recipe)
     batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     for _ in range(steps):  # the last one's peak is noted

@@ -8,6 +8,7 @@ compiled one corrects it (`Estimate.learn`).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
@@ -30,13 +31,17 @@ which would leave 3, but is written and read."""
 DOUBT = 1.1
 """What of a remat policy's speed is in doubt until one step of it is compiled."""
 
+AXES = ("data", "fsdp", "tensor", "sequence")
+"""Those of the mesh that are searched."""
+
 BUSY = 0.35
 """The share of a chip's peak that its kernels are taken to reach, until one is seen."""
 
 
 class Choice(NamedTuple):
     """One way to run a step. rows: examples that a chip works on at a time; its
-    neighbours along `tensor` work on the same ones. micro: batches it is split into."""
+    neighbours along `tensor` and `sequence` work on the same ones. micro: batches it is
+    split into."""
 
     mesh: Mesh
     remat: Remat | None
@@ -74,21 +79,23 @@ class Choice(NamedTuple):
         return " ".join(f"{a} {n}" for a, n in self._axes() if n > 1) or "one device"
 
     def _axes(self) -> list[tuple[str, int]]:
-        return [(axis, getattr(self.mesh, axis)) for axis in ("data", "fsdp", "tensor")]
+        return [(axis, getattr(self.mesh, axis)) for axis in AXES]
 
 
-def meshes(chips: int, heads: int | None, widest: int = 8) -> Iterator[Mesh]:
-    """Meshes of so many chips over `data`, `fsdp` and `tensor`.
+def meshes(
+    chips: int, heads: int | None, tensor: int = 8, sequence: int = 1
+) -> Iterator[Mesh]:
+    """Meshes of so many chips over `data`, `fsdp`, `tensor` and `sequence`.
 
-    The axis `tensor` divides the heads (None: it is 1) and is at most `widest`; the
-    others are all divisors.
+    heads: which the axis `tensor` divides; None: it is 1. tensor, sequence: the widest
+    of each. The others are all divisors.
     """
-    for tensor in (n for n in range(1, widest + 1) if not chips % n):
-        if tensor > 1 and (heads is None or heads % tensor):
+    for wide, long in product(range(1, tensor + 1), range(1, sequence + 1)):
+        if chips % (wide * long) or (wide > 1 and (heads is None or heads % wide)):
             continue
-        rest = chips // tensor
+        rest = chips // (wide * long)
         for fsdp in (n for n in range(1, rest + 1) if not rest % n):
-            yield Mesh(data=rest // fsdp, fsdp=fsdp, tensor=tensor)
+            yield Mesh(rest // fsdp, fsdp, wide, long)
 
 
 class Compiled(Protocol):
@@ -148,8 +155,7 @@ class Estimate:
         alike = [
             (self._rows(one.choice), one.beyond)
             for one in self.seen
-            if one.choice.remat == choice.remat
-            and one.choice.mesh.tensor == choice.mesh.tensor
+            if _alike(one.choice, choice)
         ]
         beyond = mine
         if alike:
@@ -167,11 +173,7 @@ class Estimate:
 
         An estimate that nothing corrected was 11% too low where one was compiled.
         """
-        alike = any(
-            one.choice.remat == choice.remat
-            and one.choice.mesh.tensor == choice.mesh.tensor
-            for one in self.seen
-        )
+        alike = any(_alike(one.choice, choice) for one in self.seen)
         return self.needed(choice) <= (0.97 if alike else 0.87) * self.chip.hbm
 
     def hope(self, choice: Choice) -> float:
@@ -222,7 +224,8 @@ class Estimate:
     def _rows(self, choice: Choice) -> float:
         """Bytes of what the backward pass reads, and of one layer's work."""
         stream, rest = self.kept(choice.remat)
-        return choice.rows * (stream + rest / choice.mesh.tensor)
+        mesh = choice.mesh
+        return choice.rows * (stream + rest / mesh.tensor) / mesh.sequence
 
     def kept(self, remat: Remat | None) -> tuple[float, float]:
         """Bytes an example: of streams between layers, and the rest, which `tensor`
@@ -280,19 +283,21 @@ class Estimate:
 
     def _network(self, choice: Choice) -> float:
         """Gradients over `data`; weights and gradients over `fsdp`, sums over `tensor`
-        in each micro-batch; by two links."""
+        and queries, keys, values and results over `sequence` in each micro-batch; by
+        two links."""
         mesh, rate = choice.mesh, 2 * self.chip.link_rate
         own = self.params(mesh)
-        whole = self.params(Mesh(self.chips // mesh.tensor, 1, mesh.tensor))
+        whole = self.params(replace(mesh, data=mesh.data * mesh.fsdp, fsdp=1))
         low = 0.5 if getattr(self.recipe.model, "dtype", "") == "bfloat16" else 1.0
-        sent = 2 * own * (mesh.data - 1) / mesh.data
+        same = mesh.data * mesh.sequence  # chips that hold the same parameters
+        sent = 2 * own * (same - 1) / same
         split = (whole - own) * (mesh.fsdp > 1)
         sent += choice.micro * split * (2 * low + 1)
-        if mesh.tensor > 1:
-            stream = self.kept("block")[0] * choice.rows
-            times = 4 if choice.remat in (None, "none", "dots") else 6
-            share = 2 * (mesh.tensor - 1) / mesh.tensor
-            sent += choice.micro * times * share * stream
+        stream = self.kept("block")[0] * choice.rows / mesh.sequence
+        again = 1.0 if choice.remat in (None, "none", "dots") else 1.5
+        share = 8 * (mesh.tensor - 1) / mesh.tensor
+        share += 8 * (mesh.sequence - 1) / mesh.sequence
+        sent += choice.micro * again * share * stream
         return sent / rate
 
 
@@ -300,8 +305,16 @@ def _names(axes: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
-def _kind(choice: Choice) -> tuple[bool, bool]:
-    return choice.mesh.fsdp > 1, choice.mesh.tensor > 1
+def _kind(choice: Choice) -> tuple[bool, ...]:
+    mesh = choice.mesh
+    return mesh.fsdp > 1, mesh.tensor > 1, mesh.sequence > 1
+
+
+def _alike(one: Choice, other: Choice) -> bool:
+    """Whether memory of one tells of the other."""
+    mine, its = one.mesh, other.mesh
+    same = mine.tensor == its.tensor and mine.sequence == its.sequence
+    return one.remat == other.remat and same
 
 
 def _space(aval: Any) -> Any:

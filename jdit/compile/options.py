@@ -21,12 +21,19 @@ class Search:
     """Examples on a chip at a time."""
     tensor: int = 8
     """The widest `tensor` axis."""
+    sequence: int = 1
+    """The widest `sequence` axis: above 1 for long sequences of tokens."""
     hold: bool = False
     """Hold training.batch, and vary the micro-batches it is split into."""
 
     def __post_init__(self) -> None:
         if self.tries < 1:
             raise ValueError(f"search.tries is {self.tries}, but it must be at least 1")
+        for name in ("tensor", "sequence"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"search.{name} is {getattr(self, name)}, but it must be at least 1"
+                )
         if not self.rows or min(self.rows) < 1:
             raise ValueError(
                 f"search.rows is {self.rows}, but it must be one or more numbers of "

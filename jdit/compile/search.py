@@ -108,7 +108,12 @@ def search(
             f"{gib(estimate.needed(choice))} and {guess:,.0f} images/s are expected"
         )
         open_.remove(choice)
-        report = compile_recipe(choice.of(recipe), place, "train", count=False)
+        try:
+            report = compile_recipe(choice.of(recipe), place, "train", count=False)
+        except ValueError as error:  # heads that no axis divides, and the like
+            say(f"  cannot be: {error}")
+            open_ = [other for other in open_ if other.mesh != choice.mesh]
+            continue
         estimate.learn(choice, report)
         trial = Trial(choice, report)
         trials.append(trial)
@@ -125,7 +130,7 @@ def choices(
     heads = heads if isinstance(heads, int) else None
     heads = heads if "tensor" in recipe.sharding.used else None
     found = []
-    for mesh in meshes(chips, heads, options.tensor):
+    for mesh in meshes(chips, heads, options.tensor, options.sequence):
         if mesh.fsdp > 1 and "fsdp" not in recipe.sharding.used:
             continue
         for policy in remat:

@@ -54,6 +54,8 @@ def test_meshes_use_every_chip_once_and_split_heads_evenly():
         24,
     }
     assert {mesh.tensor for mesh in meshes(8, None)} == {1}
+    long = [mesh for mesh in meshes(8, None, sequence=4) if mesh.sequence == 4]
+    assert [(mesh.data, mesh.fsdp) for mesh in long] == [(2, 1), (1, 2)]
 
 
 def test_choices_hold_the_batch_where_asked():
@@ -117,6 +119,15 @@ def test_a_compiled_step_corrects_the_estimate():
     assert estimate.needed(other) == Estimate(RECIPE, V5E, 8).needed(other)
 
 
+def test_tokens_split_over_a_sequence_axis_need_less(estimate):
+    one, four = Choice(Mesh(8, 1), "none", 4), Choice(Mesh(2, 1, 1, 4), "none", 4)
+    beyond = estimate.needed(one) - estimate.fixed(one.mesh)
+    assert estimate.fixed(four.mesh) == estimate.fixed(one.mesh)
+    split = estimate.needed(four) - estimate.fixed(four.mesh)
+    assert split == pytest.approx(beyond / 4)
+    assert four.batch == one.batch // 4
+
+
 def test_more_examples_need_more_memory_and_give_more_images(estimate):
     for remat in ("none", "dots", "block"):
         few, many = (Choice(Mesh(8, 1), remat, n) for n in (1, 64))
@@ -129,6 +140,7 @@ def test_the_words_of_a_choice_are_its_options():
         Choice(Mesh(8), "dots", 4),
         Choice(Mesh(1, 8), "block", 2, 3),
         Choice(Mesh(1, 4, 2), "offload", 1),
+        Choice(Mesh(2, 1, 1, 4), "none", 1),
     ):
         default = replace(RECIPE, mesh=Mesh())
         parsed = parse(Compile, default, "jdit", choice.words().split())
@@ -177,6 +189,7 @@ def test_the_table_ranks_and_names_the_command(found):
         ("--topology cpu --search", "ranks by the rates of a chip"),
         ("--search --what sample", "--search is for training"),
         ("--search --search.tries 0", "search.tries is 0"),
+        ("--search.sequence 0", "search.sequence is 0"),
         ("--search.rows 0", "search.rows is (0,)"),
     ],
 )
