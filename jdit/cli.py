@@ -15,7 +15,7 @@ import tyro
 
 from jdit.allocation import keep_freed_memory
 from jdit.evals.against import Against
-from jdit.parallel import join
+from jdit.parallel import Mesh, Ring, Rules, Ulysses, join
 from jdit.recipe import Part, Recipe, Sampling, load_recipe
 
 USAGE = """usage: jdit COMMAND RECIPE [--field value ...]
@@ -66,6 +66,10 @@ class EvalModel(Against):
 
     sampling: Part = Sampling()
     """How samples are drawn."""
+    mesh: Mesh = Mesh()
+    """How many devices each axis of parallelism has."""
+    sharding: Rules = Rules()
+    """What the mesh's axes split."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,22 @@ def _number_or_array(info: Any) -> tyro.constructors.PrimitiveConstructorSpec | 
         instance_from_str=lambda args: float(args[0]),
         is_instance=lambda value: isinstance(value, (int, float)),
         str_from_instance=lambda value: [str(value)],
+    )
+
+
+@_REGISTRY.primitive_rule
+def _attention(info: Any) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """One of two parts without fields, by its name."""
+    kinds = {kind.__name__: kind for kind in (Ulysses, Ring)}
+    if set(get_args(info.type)) != set(kinds.values()):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(kinds) + "}",
+        instance_from_str=lambda args: kinds[args[0]](),
+        is_instance=lambda value: isinstance(value, (Ulysses, Ring)),
+        str_from_instance=lambda value: [type(value).__name__],
+        choices=tuple(kinds),
     )
 
 
@@ -180,7 +200,8 @@ def _evaluate_model(name: str, args: Sequence[str]) -> None:
         raise ValueError(
             f"{name} does not say which process its model was trained with"
         )
-    path = score.score_model(loaded, parsed.sampling, _against(parsed), name)
+    asked = parsed.sampling, _against(parsed), name
+    path = score.score_model(loaded, *asked, parsed.mesh, parsed.sharding)
     print(score.show(path))
 
 
@@ -222,7 +243,13 @@ def compile_(name: str, args: Sequence[str]) -> None:
 def sample(name: str, args: Sequence[str]) -> None:
     from jdit import draw
 
-    options = tyro.cli(draw.Sample, prog=f"jdit sample {name}", args=list(args))
+    default = draw.Sample()
+    try:
+        recipe = load_recipe(name)
+        default = draw.Sample(mesh=recipe.mesh, sharding=recipe.sharding)
+    except (ImportError, FileNotFoundError, ValueError):
+        pass  # a shipped model, an export or published weights
+    options = _options(default, f"jdit sample {name}", args)
     print(f"wrote {draw.draw(name, options)}")
 
 

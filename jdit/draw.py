@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw images from a trained model to files: a grid, single PNGs or an .npz."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
 from jdit import policies, solvers
 from jdit.data import to_uint8
 from jdit.guidance import CFG
 from jdit.objects import from_text
+from jdit.parallel import Mesh, Plan, Rules, Spread, arrange, pinned
 from jdit.pretrained import Pretrained, exported, load
 from jdit.recipe import Sampling
 from jdit.sample import sample
@@ -62,6 +62,10 @@ class Sample:
     video is a .webp, .gif or .png; several are a folder of .webp."""
     folder: Path | None = None
     """The run of the recipe, where it is not runs/NAME."""
+    mesh: Mesh = Mesh()
+    """How many devices each axis of parallelism has; the recipe's if not given."""
+    sharding: Rules = Rules()
+    """What the mesh's axes split; the recipe's if not given."""
 
 
 def numbers(labels: tuple[str, ...], classes: int, names: tuple | None) -> np.ndarray:
@@ -126,7 +130,9 @@ class Drawer:
     """Draws any number of images by one compiled function of a fixed batch.
 
     told: what the model is told of the labels it is called with.
-    devices: over which the batch is split, which they must divide; one if None.
+    plan: of many devices: where parameters go, and over which the batch is split.
+
+    Raises ValueError for a batch that the plan cannot split.
     """
 
     def __init__(
@@ -137,20 +143,18 @@ class Drawer:
         sampling: Sampling,
         batch: int,
         told: Callable[[np.ndarray], dict[str, Any]] = by_label,
-        devices: Sequence[Any] | None = None,
+        plan: Plan | None = None,
     ) -> None:
-        self.params, self.batch, self.told = params, batch, told
-        self.rows = None
-        if devices is not None and len(devices) > 1:
-            if batch % len(devices):
+        self.params, self.batch, self.told, self.plan = params, batch, told, plan
+        guidance = sampling.guidance
+        if plan is not None:
+            if batch % plan.parts:
                 raise ValueError(
-                    f"batch is {batch}, but {len(devices)} devices must divide it"
+                    f"batch is {batch}, but it is split over {plan.parts} devices: "
+                    f"make it a multiple, such as {plan.round_up(batch)}"
                 )
-            mesh = jax.make_mesh(
-                (len(devices),), ("data",), (AxisType.Auto,), devices=devices
-            )
-            self.rows = NamedSharding(mesh, PartitionSpec("data"))
-            self.params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+            model, guidance = pinned(plan, model), Spread(plan, guidance)
+            self.params = jax.device_put(params, plan.tree(params, params))
 
         def run(params: Params, key: jax.Array, conditions: Any, first: jax.Array):
             return sample(
@@ -162,12 +166,13 @@ class Drawer:
                 steps=sampling.steps,
                 solver=sampling.solver,
                 grid=sampling.grid,
-                guidance=sampling.guidance,
+                guidance=guidance,
                 policy=sampling.policy,
                 first=first,
             )
 
-        self.run = jax.jit(run, out_shardings=self.rows)
+        rows = None if plan is None else plan.batch
+        self.run = jax.jit(run, out_shardings=rows)
 
     def __call__(self, seed: int, labels: np.ndarray, first: int = 0) -> np.ndarray:
         """float32 images for the labels; image i depends on (seed, i, label i).
@@ -178,9 +183,11 @@ class Drawer:
         for start in range(0, len(labels), self.batch):
             part = np.asarray(labels[start : start + self.batch], np.int32)
             padded = np.pad(part, (0, self.batch - len(part)), mode="edge")
-            conditions = jax.tree.map(jnp.asarray, self.told(padded))
-            if self.rows is not None:
-                conditions = jax.device_put(conditions, self.rows)
+            conditions = self.told(padded)
+            if self.plan is None:
+                conditions = jax.tree.map(jnp.asarray, conditions)
+            else:
+                conditions = self.plan.place(conditions)
             x = self.run(self.params, key, conditions, jnp.asarray(first + start))
             images.append(np.asarray(x)[: len(part)])
         return np.concatenate(images)
@@ -277,8 +284,17 @@ def draw(name: str, options: Sample) -> Path:
     if options.count < 1:
         raise ValueError(f"count is {options.count}, but it must be at least 1")
     if options.prompt:
+        if options.mesh != Mesh():
+            raise ValueError(
+                "mesh is given, but texts are drawn on a single device: give labels, "
+                "or leave it out"
+            )
         return _draw_prompts(str(options.folder or name), options)
-    loaded: Pretrained = load(options.folder or name)
+    parts, devices = (options.mesh, options.sharding), jax.local_devices()
+    plan = arrange(*parts, devices=devices)
+    place = None if plan is None else plan.sharding
+    loaded: Pretrained = load(options.folder or name, sharding=place)
+    arrange(*parts, model=loaded.model, devices=devices)  # its heads must fit
     classes = getattr(loaded.model.conditioning, "classes", None)
     if classes is None:
         raise ValueError(f"{name} is not told by labels: give --prompt texts to draw")
@@ -286,7 +302,9 @@ def draw(name: str, options: Sample) -> Path:
     labels = np.repeat(labels, options.count)
     sampling = changed(loaded.sampling or Sampling(), options)
     batch = min(options.batch, len(labels))
-    drawer = Drawer(loaded.model, loaded.params, loaded.process, sampling, batch)
+    batch = batch if plan is None else plan.round_up(batch)
+    own = loaded.model, loaded.params, loaded.process
+    drawer = Drawer(*own, sampling, batch, plan=plan)
     images = drawer(options.seed, labels)
     columns = options.count if options.count > 1 else min(len(labels), 10)
     return write(options.out, images, labels, columns)

@@ -5,7 +5,7 @@ Each takes a denoiser and gives a denoiser, so they compose: `CFG(4.0)` around
 `Autoguidance(weak)` doubles the batch of both networks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -88,10 +88,18 @@ class Autoguidance:
 @dataclass(frozen=True)
 class _Guided:
     """Rows 2 i and 2 i + 1 of the doubled batch are image i, told its conditions and
-    the null ones: halves stay together on a sharded batch, and guidance may nest."""
+    the null ones: halves stay together on a sharded batch, and guidance may nest.
+
+    apart: all rows with conditions are before all with the null ones (`in_halves`).
+    """
 
     guidance: CFG
     inner: Denoiser
+    apart: bool = False
+
+    @property
+    def _rows(self) -> str:
+        return "two b" if self.apart else "b two"
 
     @property
     def process(self) -> Gaussian:
@@ -106,9 +114,10 @@ class _Guided:
     def _double(self, x_t: Array, conditions: Conditions) -> tuple[Array, Conditions]:
         pair = (conditions, self.inner.null(conditions))
         both = jax.tree.map(
-            lambda *c: rearrange(jnp.stack(c), "two b ... -> (b two) ..."), *pair
+            lambda *c: rearrange(jnp.stack(c), f"two b ... -> ({self._rows}) ..."),
+            *pair,
         )
-        return repeat(x_t, "b ... -> (b two) ...", two=2), both
+        return repeat(x_t, f"b ... -> ({self._rows}) ...", two=2), both
 
     def __call__(
         self,
@@ -121,16 +130,18 @@ class _Guided:
         def guided(memory: Memory) -> tuple[Prediction, Memory]:
             x, both = self._double(x_t, conditions)
             prediction, memory = self.inner(x, time, both, memory, evaluation)
-            yes = jax.tree.map(lambda value: value[0::2], prediction)
-            no = jax.tree.map(lambda value: value[1::2], prediction)
+            count = len(x_t)
+            first = slice(count) if self.apart else slice(0, None, 2)
+            second = slice(count, None) if self.apart else slice(1, None, 2)
+            yes = jax.tree.map(lambda value: value[first], prediction)
+            no = jax.tree.map(lambda value: value[second], prediction)
             return self.guidance.mix(yes, no, x_t, time, self.process), memory
 
         def plain(memory: Memory) -> tuple[Prediction, Memory]:
-            half = jax.tree.map(lambda m, a: _half(m, a, len(x_t)), memory, axes)
+            rows = self._rows, len(x_t)
+            half = jax.tree.map(lambda m, a: _half(m, a, *rows), memory, axes)
             prediction, half = self.inner(x_t, time, conditions, half, evaluation)
-            return prediction, jax.tree.map(
-                lambda m, a: _both(m, a, len(x_t)), half, axes
-            )
+            return prediction, jax.tree.map(lambda m, a: _both(m, a, *rows), half, axes)
 
         if self.guidance.interval is None:
             return guided(memory)
@@ -157,6 +168,20 @@ class _Guided:
         one = jax.eval_shape(self.inner.init, x_t, conditions)
         two = jax.eval_shape(self.init, x_t, conditions)
         return jax.tree.map(axis, one, two)
+
+
+def in_halves(denoiser: Denoiser) -> Denoiser:
+    """The same guidance, with all conditional rows before all unconditional ones.
+
+    So a mesh can split one half from the other, and each example is where it was.
+    Raises ValueError for a denoiser that is not guided by `CFG`.
+    """
+    if not isinstance(denoiser, _Guided):
+        raise ValueError(
+            "mesh.guidance is 2, but sampling is not guided by CFG, of scale other "
+            "than 1: there is no second half to give to other devices"
+        )
+    return replace(denoiser, apart=True)
 
 
 @dataclass(frozen=True)
@@ -245,22 +270,28 @@ def _inside(interval: tuple[float, float], time: Array) -> Array:
     return (time > low) & (time <= high)
 
 
-def _half(leaf: Array, axis: int, batch: int) -> Array:
+def _half(leaf: Array, axis: int, layout: str, batch: int) -> Array:
     """What a doubled memory holds of the conditional rows."""
     if axis < 0:
         return leaf
     rows = rearrange(
-        jnp.moveaxis(leaf, axis, 0), "(b two m) ... -> two (b m) ...", b=batch, two=2
+        jnp.moveaxis(leaf, axis, 0),
+        f"({layout} m) ... -> two (b m) ...",
+        b=batch,
+        two=2,
     )
     return jnp.moveaxis(rows[0], 0, axis)
 
 
-def _both(leaf: Array, axis: int, batch: int) -> Array:
+def _both(leaf: Array, axis: int, layout: str, batch: int) -> Array:
     """A doubled memory whose null rows hold what the conditional ones do."""
     if axis < 0:
         return leaf
     rows = repeat(
-        jnp.moveaxis(leaf, axis, 0), "(b m) ... -> (b two m) ...", b=batch, two=2
+        jnp.moveaxis(leaf, axis, 0),
+        f"(b m) ... -> ({layout} m) ...",
+        b=batch,
+        two=2,
     )
     return jnp.moveaxis(rows, 0, axis)
 

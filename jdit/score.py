@@ -38,6 +38,7 @@ from jdit.evals.protocol import (
     part_hash,
 )
 from jdit.evals.statistics import frechet_distance
+from jdit.parallel import Mesh, Plan, Rules, arrange
 from jdit.pretrained import Pretrained
 from jdit.recipe import Recipe, Sampling
 from jdit.train.partial import model_of
@@ -142,18 +143,29 @@ def score(
 def score_recipe(recipe: Recipe, folder: Path, options: Against) -> Path:
     """Draw from a recipe's run in `folder`, and score it there."""
     data = getattr(recipe.evaluation, "dataset", recipe.data)
-    params, sampling = trained(recipe, folder), recipe.sampling
+    plan = _plan(recipe.mesh, recipe.sharding, recipe.model)
+    params, sampling = trained(recipe, folder, plan), recipe.sampling
     parts = model_of(recipe), params, recipe.process, sampling
-    return _drawn(*parts, options, folder, data, {"model": recipe.name})
+    return _drawn(*parts, options, folder, data, {"model": recipe.name}, plan)
 
 
 def score_model(
-    loaded: Pretrained, sampling: Sampling, options: Against, name: str
+    loaded: Pretrained,
+    sampling: Sampling,
+    options: Against,
+    name: str,
+    mesh: Mesh | None = None,
+    sharding: Rules | None = None,
 ) -> Path:
     """Draw from a trained model, and score it in runs/eval/NAME."""
+    plan = _plan(mesh or Mesh(), sharding or Rules(), loaded.model)
     root = Path("runs") / "eval" / Path(name).stem
     parts = loaded.model, loaded.params, loaded.process, sampling
-    return _drawn(*parts, options, root, None, {"model": name})
+    return _drawn(*parts, options, root, None, {"model": name}, plan)
+
+
+def _plan(mesh: Mesh, sharding: Rules, model: Any) -> Plan | None:
+    return arrange(mesh, sharding, model=model, devices=jax.local_devices())
 
 
 def _drawn(
@@ -165,6 +177,7 @@ def _drawn(
     root: Path,
     data: Any,
     about: dict[str, Any],
+    plan: Plan | None,
 ) -> Path:
     source, protocol, batch = drawn_by(
         model,
@@ -178,6 +191,7 @@ def _drawn(
         batch=options.batch,
         codec=options.codec,
         data=data,
+        plan=plan,
     )
     return score(source, protocol, options, root=root, batch=batch, about=about)
 

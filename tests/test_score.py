@@ -8,8 +8,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -77,12 +77,14 @@ from pathlib import Path
 import jax, numpy as np
 from jdit.cli import main
 from jdit.draw import Drawer
+from jdit.parallel import Mesh, Rules, arrange
 from test_score import LABELS, PROCESS, SAMPLING, dino
 from tiny_dit import MODEL, awake
 
 assert jax.device_count() == 8
 for batch in (8, 16):
-    drawer = Drawer(MODEL, awake(), PROCESS, SAMPLING, batch, devices=jax.devices())
+    plan = arrange(Mesh(), Rules())
+    drawer = Drawer(MODEL, awake(), PROCESS, SAMPLING, batch, plan=plan)
     np.save(f"{sys.argv[1]}/{batch}.npy", drawer(3, LABELS))
 place, argv = Path(sys.argv[1]), sys.argv[2:]
 main(dino(place, "eight"))
@@ -415,11 +417,9 @@ def test_mistakes_are_one_sentence(place, capsys, more, words):
 
 
 def test_drawing_over_devices_needs_a_batch_they_divide():
-    class Eight(list):
-        pass
-
-    with pytest.raises(ValueError, match="8 devices must divide"):
-        Drawer(MODEL, {}, PROCESS, SAMPLING, 10, devices=Eight(jax.devices() * 8))
+    eight = SimpleNamespace(parts=8, round_up=lambda batch: 16)
+    with pytest.raises(ValueError, match="batch is 10, but it is split over 8 devices"):
+        Drawer(MODEL, {}, PROCESS, SAMPLING, 10, plan=eight)
 
 
 def test_latents_need_a_codec(place, capsys):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real programs of a recipe, on shapes alone: its training step, its sampling."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from jdit.draw import Drawer
 from jdit.inspect import TEXT_TOKENS, cost, evaluations, told
-from jdit.parallel import Plan, Spread
-from jdit.recipe import Recipe, Sampling
+from jdit.parallel import Plan
+from jdit.recipe import Recipe
 from jdit.train import abstract_state, make_step, plan_of
 
 What = Literal["train", "sample"]
@@ -141,22 +141,22 @@ def _sample(recipe: Recipe, plan: Plan) -> Work:
             f"sampling.batch is {count}, but it is split over {plan.parts} devices: "
             f"make it a multiple, such as {plan.round_up(count)}"
         )
-    spread = replace(sampling, guidance=Spread(plan, sampling.guidance))
     state = abstract_state(recipe, plan).params
     state = {k: v for k, v in state.items() if k != "objective"}
     told = conditions(recipe, count)
     key = jax.eval_shape(lambda: jax.random.key(0))
     first = jax.ShapeDtypeStruct((), jnp.int32)
 
-    def run(sampling: Sampling) -> Any:
-        return Drawer(recipe.model, {}, recipe.process, sampling, count).run
+    def run(plan: Plan | None) -> Any:
+        part, process = recipe.model, recipe.process
+        return Drawer(part, {}, process, sampling, count, plan=plan).run
 
     rest = _at((key, first), plan.replicated)
     bare = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     return Work(
-        function=run(spread),
+        function=run(plan),
         arguments=(state, rest[0], _at(told, plan.batch), rest[1]),
-        alone=run(sampling),
+        alone=run(None),
         plain=(bare, key, told, first),
         devices=tuple(plan.mesh.devices.flat),
         state=state,

@@ -23,6 +23,7 @@ from jdit.evals.protocol import (
     settings,
 )
 from jdit.interop.hub import resolve
+from jdit.parallel import Plan
 from jdit.recipe import Sampling
 from jdit.sample import image_keys
 from jdit.typing import Array, Float, Params
@@ -162,19 +163,19 @@ def drawn_by(
     batch: int | None = None,
     codec: str | Path | None = None,
     data: Any = None,
+    plan: Plan | None = None,
 ) -> tuple[Drawn, Protocol, int]:
     """What a model draws, its fields of the protocol, and how many at once.
 
-    batch: the sampling's if None; made a multiple of the local devices, over which it
-        is split.
+    batch: the sampling's if None; made a multiple of what the plan splits it into.
+    plan: of many devices, for the drawing.
     data: whose `conditions`, if it is a data set that has any, the model is told,
         example after example.
 
     Raises ValueError for a model of latents without a codec.
     """
-    devices = jax.local_devices()
     batch = min(batch or sampling.batch, count)
-    batch = -(-batch // len(devices)) * len(devices)
+    batch = batch if plan is None else plan.round_up(batch)
     told: Any = getattr(data, "conditions", None)
     if callable(told):
         classes, labels = len(data.source()), "balanced"
@@ -191,7 +192,7 @@ def drawn_by(
             f"the model draws {shape}, which are no images: give the --codec that "
             "decodes latents"
         )
-    drawer = Drawer(model, params, process, sampling, batch, told, devices)
+    drawer = Drawer(model, params, process, sampling, batch, told, plan)
 
     def draw(seed: int, labels: np.ndarray, first: int) -> np.ndarray:
         x = drawer(seed, labels, first)

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jdit.denoise import Denoiser, Wrapper
-from jdit.parallel.mesh import BATCH
+from jdit.guidance import in_halves
 from jdit.parallel.plan import Plan
 from jdit.processes import Gaussian, Prediction
 from jdit.typing import Array, Conditions, Memory
@@ -22,7 +22,10 @@ class Spread:
     (of policies, of guidance) is split along its batch axis, which is found by
     evaluating shapes for two sizes of the batch; what has none is replicated.
 
-    guidance: the wrapper inside, or None.
+    Where the mesh has two devices along `guidance`, one has the conditional passes and
+    the other the unconditional ones, and both the data: predictions alone move.
+
+    guidance: the wrapper inside, or None; a `CFG` where the mesh splits it.
     """
 
     plan: Plan
@@ -31,6 +34,8 @@ class Spread:
     def __call__(self, denoiser: Denoiser) -> Denoiser:
         if self.guidance is not None:
             denoiser = self.guidance(denoiser)
+        if self.plan.halves:
+            denoiser = in_halves(denoiser)
         return _Spread(self.plan, denoiser)
 
 
@@ -65,9 +70,10 @@ class _Spread:
 
     def _pinned(self, memory: Memory, axes: Any) -> Memory:
         def pin(x: Array, axis: int) -> Array:
-            if axis < 0 or x.shape[axis] % self.plan.parts:
+            over = self.plan.rows(x.shape[axis]) if axis >= 0 else ()
+            if not over:
                 return x
-            spec = PartitionSpec(*(None,) * axis, BATCH)
+            spec = PartitionSpec(*(None,) * axis, over)
             here = NamedSharding(self.plan.mesh, spec)
             return jax.lax.with_sharding_constraint(x, here)
 

@@ -3,7 +3,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from jdit.checkpoint import Checkpoints, differences, named
 from jdit.evals.protocol import Protocol, machine_fields
 from jdit.evals.protocol import line as protocol_line
 from jdit.interop.layout import Placement
-from jdit.parallel import Mesh, Plan, Spread, arrange, barrier, first, pinned
+from jdit.parallel import Mesh, Plan, arrange, barrier, first
 from jdit.pretrained import WEIGHTS, load_export
 from jdit.recipe import Recipe
 from jdit.train.partial import model_of
@@ -120,12 +119,8 @@ def _report(
     labels = np.repeat(labels.astype(np.int32), sampling.per_class)
 
     def drawer(batch: int) -> Any:
-        if plan is None:
-            return Drawer(model, params, recipe.process, sampling, batch, told)
-        spread = replace(sampling, guidance=Spread(plan, sampling.guidance))
-        batch = plan.round_up(batch)
-        split = pinned(plan, model)
-        return Drawer(split, params, recipe.process, spread, batch, told)
+        batch = batch if plan is None else plan.round_up(batch)
+        return Drawer(model, params, recipe.process, sampling, batch, told, plan)
 
     images = drawer(min(sampling.batch, len(labels)))(sampling.seed, labels)
     grid(images, columns).save(folder / "samples.png")

@@ -19,9 +19,11 @@ from rich.console import Console
 from tiny import tiny
 
 import jdit
-from jdit import parallel
+from jdit import cli, parallel
 from jdit.checkpoint import Checkpoints, named
 from jdit.denoise import Network
+from jdit.draw import Drawer, Sample
+from jdit.draw import draw as draw_files
 from jdit.guidance import CFG
 from jdit.parallel import Mesh, Plan, Rules, Spread
 from jdit.policies import Reuse
@@ -167,6 +169,16 @@ def elastic(folder: Path, single: dict[str, np.ndarray]) -> dict[str, Any]:
     found["started"] = kernel.addressable_shards[0].data.shape
     report(recipe("fsdp_tensor"), folder, console=quiet["console"])
     found["drawn"] = (folder / "samples.png").is_file()
+    out = folder / "asked.npz"
+    asked = f"--mesh.fsdp 8 --steps 2 --labels 1 --count 3 --out {out}"
+    cli.main(["sample", str(folder), *asked.split()])
+    options = Sample(mesh=Mesh(tensor=3))
+    try:
+        draw_files(str(folder), options)
+    except ValueError as error:
+        found["refused"] = str(error)
+    with np.load(out) as file:
+        found["asked"] = [*file["x_0"].shape, *map(int, file["label"])]
     return found
 
 
@@ -186,7 +198,27 @@ def mistakes() -> dict[str, str]:
         "micro": sentence(recipe(batch=24, accumulate=2)),
         "heads": sentence(wide),
         "idle": sentence(replace(recipe(), mesh=Mesh(expert=2))),
+        "tokens": sentence(replace(recipe(), mesh=Mesh(sequence=4))),
+        "guided": sentence(replace(recipe(), mesh=Mesh(guidance=2))),
+        "plain": unguided(),
     }
+
+
+def unguided() -> str:
+    made, plan = recipe(), Plan(Mesh(guidance=2).build(), parallel.fsdp)
+    drawer = Drawer(
+        made.model,
+        made.model.init(jax.random.key(0)),
+        made.process,
+        replace(made.sampling, guidance=None),
+        8,
+        plan=plan,
+    )
+    try:
+        drawer(0, np.zeros(8, np.int32))
+    except ValueError as error:
+        return str(error)
+    return "nothing was wrong"
 
 
 def main(folder: Path) -> None:
@@ -214,7 +246,15 @@ def main(folder: Path) -> None:
     many = run(recipe("fsdp", **micro), steps=3)["state"].params
     alone = run(recipe(**micro), jax.devices()[:1], steps=3)["state"].params
     found["micro"] = gap(arrays(many), arrays(alone))
+    thirds = Mesh(data=2, sequence=2, guidance=2)
+    plan = Plan(thirds.build(), parallel.fsdp)
+    drawn = draw(single["state"].params, plan)
+    found["guidance"] = {
+        "images": float(jnp.abs(np.asarray(drawn) - images).max()),
+        "memory": memory(single["state"].params, plan),
+    }
     found["attention"] = {kind: split.attention(kind) for kind in split.KINDS}
+    found["ring memory"] = split.memory()
     found["steps"] = split.steps(split.QUICK, STEPS)
     found["elastic"] = elastic(folder / "elastic", params)
     found["mistakes"] = mistakes()

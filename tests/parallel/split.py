@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jdit import parallel
 from jdit.attention.heads import attend_joined, attending
@@ -98,6 +99,27 @@ def attention(kind: str) -> dict[str, float]:
     return found
 
 
+def memory() -> list[int]:
+    """Temporary bytes of a ring's gradient on 4 and on 8 devices, of as many tokens on
+    each device: what a device keeps of the others' keys would double them."""
+    found = []
+    for size in (4, 8):
+        mesh = Mesh(8 // size, sequence=size).build()
+        plan = Plan(mesh, replace(parallel.dp, attention=Ring()))
+        place = NamedSharding(plan.mesh, PartitionSpec("data", None, "sequence"))
+        shape = (8 // size, 2, 64 * size, 32)
+        x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+
+        def value(q: Any, k: Any, v: Any, plan: Plan = plan) -> jax.Array:
+            with attending(SplitTokens(plan, len(q))):
+                return jnp.sum(attend_joined([q], [k], [v])[0] ** 2)
+
+        gradient = jax.jit(jax.grad(value, (0, 1, 2)), out_shardings=(place,) * 3)
+        used = gradient.lower(x, x, x).compile().memory_analysis()
+        found.append(used.temp_size_in_bytes)
+    return found
+
+
 SIZE = dict(channels=2, dim=24, depth=2, heads=4)
 MODELS: dict[str, Any] = {
     "dit": DiT(grid=(6, 6), conditioning=Labels(3), **SIZE),
@@ -170,7 +192,19 @@ def train(
     for batch in batches(name, steps):
         state, metrics = step(state, batch if plan is None else plan.feed(batch))
         losses.append(float(metrics["loss"]))
-    return losses, jax.tree.map(np.asarray, state.params)
+    return losses, jax.tree_util.tree_map_with_path(_told, state.params)
+
+
+def _told(path: Any, x: jax.Array) -> np.ndarray:
+    """A parameter, without what has no gradient but that of rounding.
+
+    A bias of all keys moves all logits of a query alike, which changes no softmax; and
+    AdamW makes steps of one size of any gradient.
+    """
+    keys, value = jax.tree_util.keystr(path, simple=True, separator="/"), np.array(x)
+    if keys.endswith("qkv/bias"):
+        np.split(value, 3, -1)[1][:] = 0
+    return value
 
 
 def steps(asked: Any, count: int) -> dict[str, list[float]]:

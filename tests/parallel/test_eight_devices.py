@@ -96,6 +96,11 @@ def test_split_tokens_attend_as_whole_ones(found: Any, kind: str):
     assert max(found["attention"][kind].values()) < 1e-5
 
 
+def test_a_ring_keeps_no_more_of_the_keys_on_more_devices(found: Any):
+    four, eight = found["ring memory"]
+    assert eight < 1.1 * four
+
+
 @pytest.mark.parametrize("of", ["dit tensor_ring", "mmdit ring", "latte ulysses"])
 def test_twenty_steps_with_split_tokens_equal_those_of_a_single_device(
     found: Any, of: str
@@ -114,6 +119,13 @@ def test_twenty_steps_of_every_model_under_every_split(tmp_path: Path):
     assert not wrong
 
 
+def test_passes_of_guidance_on_different_devices_draw_the_same(found: Any):
+    """4 steps under an interval and a cache, with tokens split as well."""
+    assert found["guidance"]["images"] < 1e-5
+    whole, part = found["guidance"]["memory"]
+    assert whole[1:3] == [16, 4] and part[1:3] == [4, 2]  # rows of both, and tokens
+
+
 def test_micro_batches_are_split_over_all_devices_alike(found: Any):
     assert found["micro"] < 1e-5
 
@@ -130,6 +142,8 @@ def test_a_run_goes_on_with_fewer_devices(found: Any):
     assert elastic["equal"] == 0  # the export is the state's average, bit by bit
     assert elastic["loaded"] == elastic["started"] == [2, 32, 16]
     assert elastic["drawn"]
+    assert elastic["asked"] == [3, 4, 4, 1, 1, 1, 1]  # by the command line's mesh
+    assert "3 does not divide the 8 devices" in elastic["refused"]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +153,9 @@ def test_a_run_goes_on_with_fewer_devices(found: Any):
         ("batch", "training.batch is 12, but it is split over 8 devices (data 8 x"),
         ("micro", "split over 2 micro-batches on 8 devices (data 8 x fsdp 1): make"),
         ("heads", "mesh.tensor is 4, but it must divide model.heads 2"),
+        ("tokens", "mesh.sequence is 4, but under sharding.attention Ulysses it must"),
+        ("guided", "mesh.guidance is 2, but a training step has no guidance"),
+        ("plain", "mesh.guidance is 2, but sampling is not guided by CFG"),
         ("idle", "mesh.expert is 2, but no rule of sharding splits anything over it"),
     ],
 )

@@ -36,9 +36,10 @@ def test_one_axis_is_what_the_others_leave():
         (dict(fsdp=3), 8, "but 3 does not divide the 8 devices"),
         (dict(data=1), 8, "mesh is one device, 1 in all, but there are 8 devices"),
         (dict(tensor=0), 8, "mesh.tensor is 0, but it must be at least 1, or -1"),
+        (dict(guidance=4), 8, "mesh.guidance is 4, but it must be 1 or 2: a guided"),
         (dict(fsdp=-1), 8, "mesh.data and mesh.fsdp are both -1, but only one"),
     ],
-    ids=["product", "rest", "one", "zero", "two"],
+    ids=["product", "rest", "one", "zero", "guidance", "two"],
 )
 def test_a_mesh_that_does_not_fit_is_one_sentence(sizes, count, message):
     with pytest.raises(ValueError, match=message):
