@@ -16,9 +16,6 @@ from jdit.typing import Array, Bool, Float
 
 Implementation = Literal["reference", "recompute", "chunked", "cudnn", "pallas_tpu"]
 
-LONG = 2048**2
-"""From this many logits a head on, attention is done in chunks."""
-
 _IMPLEMENTATIONS: dict[str, tuple[Any, Any]] = {
     "reference": (reference.attention, reference.attention_with_lse),
     "recompute": (
@@ -107,7 +104,7 @@ def chosen(q: Array, k: Array) -> Implementation:
     whole = on_one_device() or spread() is not None
     if platform() == "tpu" and enough and narrow and q.dtype in dtypes and whole:
         return "pallas_tpu"
-    long = q.shape[-2] * k.shape[-2] >= LONG
+    long = q.shape[-2] * k.shape[-2] >= chunked.LONG
     return "chunked" if long else "recompute"
 
 

@@ -13,6 +13,9 @@ from jdit.ops.attention import reference
 from jdit.ops.attention.reference import Segments
 from jdit.typing import Array, Bool, Float
 
+LONG = 2048**2
+"""From this many logits a head on, attention is done in chunks."""
+
 LOGITS = 2**20
 """How many logits of one head a chunk holds: 4 MiB in float32."""
 

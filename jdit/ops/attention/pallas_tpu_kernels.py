@@ -14,8 +14,8 @@ from jax.experimental import pallas as pl
 from jdit.typing import Array
 
 LANES = 128
-UNROLLED = 8
-"""Passes over keys that are written out rather than looped over."""
+UNROLLED = 4
+"""At most so many passes over keys are written out, so that they overlap."""
 
 LEAST = -1e30
 """The logit of a key that is not seen: finite, so that no infinities are subtracted."""
@@ -140,13 +140,22 @@ def forward_kernel(call: Call, names: tuple[str, ...], *refs: Any) -> None:
                 state = begin(turns[at + 1][0]) if at + 1 < len(turns) else state
 
     def one(head: Any) -> None:
-        def body(j: Any, state: Any) -> tuple[Array, ...]:
-            return turn(head, j, scores(head, j), state)
+        together = max(x for x in range(1, UNROLLED + 1) if call.passes % x == 0)
 
-        if call.passes <= UNROLLED:
-            return several([head])
-        state = lax.fori_loop(0, call.passes - 1, body, begin(head))
-        end(head, body(call.passes - 1, state))
+        def some(first: Any, state: Any) -> tuple[Array, ...]:
+            ahead = scores(head, first)
+            for at in range(together):
+                s = ahead
+                if at + 1 < together:
+                    ahead = scores(head, first + at + 1)
+                state = turn(head, first + at, s, state)
+            return state
+
+        state, last = begin(head), call.passes - together
+        if last:
+            rounds = call.passes // together - 1
+            state = lax.fori_loop(0, rounds, lambda i, x: some(i * together, x), state)
+        end(head, some(last, state))
 
     if _light(call):
         several(list(range(here.heads)))

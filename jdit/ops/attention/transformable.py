@@ -6,8 +6,9 @@ splitting a kernel over devices. Here:
 
     reverse mode   runs the backward kernel: the tangent of a call is a primitive whose
                    transpose is that kernel
-    forward mode   computes the same tangent without kernels, in chunks
-    second order   likewise, by differentiating the chunks
+    forward mode   computes the same tangent without kernels
+    second order   likewise; not reverse over reverse mode through `lax.scan`, which
+                   drops the rules it met first: take "recompute" there
     vmap           joins the mapped axis with the batch
     a mesh         images and heads stay where they are split; tokens are whole
 """
@@ -25,7 +26,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
-from jdit.ops.attention import chunked
+from jdit.ops.attention import chunked, reference
 from jdit.ops.platform import Spread
 from jdit.typing import Array
 
@@ -59,13 +60,15 @@ def attention_with_lse(
 
 
 def plain(q: Array, k: Array, v: Array, masks: dict[str, Any]) -> Results:
-    """The same in chunks, which every transformation passes through."""
+    """The same without kernels, which every transformation passes through."""
     r, n = q.shape[2:4]
     segments = masks.get("segments")
     if segments is not None:
         segments = jnp.tile(segments[0], (1, r)), segments[1]
     q = rearrange(q, "b g r n k -> b g (r n) k")
-    out, lse = chunked.attention_with_lse(q, k, v, masks.get("mask"), segments)
+    long = n * k.shape[2] >= chunked.LONG
+    run = (chunked if long else reference).attention_with_lse
+    out, lse = run(q, k, v, masks.get("mask"), segments)
     split = partial(rearrange, pattern="b g (r n) ... -> b g r n ...", r=r)
     return split(out), split(lse)
 
