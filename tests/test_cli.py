@@ -11,8 +11,6 @@ from PIL import Image
 
 from jdit.cli import main
 
-pytestmark = pytest.mark.xdist_group("cli")  # one trained model, in one worker
-
 RECIPE = """
 from jdit.conditioning import Labels
 from jdit.data import Digits

@@ -33,8 +33,6 @@ from jdit.recipe import Recipe, Sampling, load_recipe
 from jdit.score import score_recipe
 from jdit.solvers import DDPM, Euler, Heun, Respaced
 
-pytestmark = pytest.mark.xdist_group("score")  # one subprocess, in one worker
-
 NET = '''
 import os, signal
 import numpy as np

@@ -20,10 +20,7 @@ from jdit.processes import Gaussian, Linear
 from jdit.surgery import Chain, LoRA, Quantise
 
 # All of a family run in one worker, which compiles its start and its forward once.
-TOGETHER = pytest.mark.xdist_group
-each = pytest.mark.parametrize(
-    "name", [pytest.param(name, id=name, marks=TOGETHER(name)) for name in ALBUM]
-)
+each = pytest.mark.parametrize("name", list(ALBUM))
 TIME = jnp.array([0.3, 0.8])
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("eight")  # one program, in one worker
-
 ROOT = Path(__file__).parents[2]
 PRESETS = pytest.mark.parametrize("preset", ["dp", "fsdp", "fsdp_tensor"])
 SHARES = {"dp": 1.0, "fsdp": 0.2, "fsdp_tensor": 0.4}

@@ -18,8 +18,6 @@ from jdit.policies import Always, Observed, Tally
 from jdit.processes import Gaussian, Linear
 from jdit.wrappers import SharedEncoder, every, sharing_steps, similarity
 
-pytestmark = pytest.mark.xdist_group("shared encoder")  # one fixture, in one worker
-
 TOWERS = dict(encoder=Tower(16, 2, 2, 20), decoder=Tower(16, 1, 2, 20))
 DDT_ = DDT((4, 4), 2, 2, conditioning=Labels(5), **TOWERS)
 PROCESS = Gaussian(Linear(), "velocity")
