@@ -4,6 +4,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Int, UInt8
 from jdit.codecs import load_codec
 from jdit.data import Latents, to_uint8
 from jdit.draw import Drawer, by_label
+from jdit.evals.devices import over_devices
 from jdit.evals.protocol import (
     Protocol,
     params_hash,
@@ -82,7 +84,7 @@ def asked_labels(
 
 
 class Decoder:
-    """Latents to pixels by one compiled function of a fixed batch.
+    """Latents to pixels by one function of a fixed batch, split over all devices.
 
     Latents are scaled back as the data were scaled that the model was trained on, where
     that is known, and else as the codec's file says.
@@ -93,7 +95,7 @@ class Decoder:
 
     def __init__(self, codec: str | Path, data: Any, batch: int) -> None:
         made: Any
-        made, self.params = load_codec(resolve(codec))
+        made, params = load_codec(resolve(codec))
         scaling = _scaling(data)
         fields = {f.name for f in dataclasses.fields(made)}
         said = settings(made, tuple(fields.difference(_SCALING)))
@@ -106,9 +108,10 @@ class Decoder:
             shift, scale = (jnp.asarray(x, jnp.float32) for x in scaling)
             return made.decode(params, z / scale + shift)
 
-        self.run, self.batch = jax.jit(run), batch
+        self.run, self.batch = over_devices(run, params), batch
+        self.shape_of = partial(jax.eval_shape, run, params)
         self.fields: Protocol = {
-            "codec": f"{type(made).__name__} {params_hash(self.params)}",
+            "codec": f"{type(made).__name__} {params_hash(params)}",
             "codec_scaling": said,
         }
 
@@ -119,13 +122,13 @@ class Decoder:
             full = np.concatenate(
                 [part, np.repeat(part[-1:], self.batch - len(part), 0)]
             )
-            images.append(np.asarray(self.run(self.params, full))[: len(part)])
+            images.append(np.asarray(self.run(full))[: len(part)])
         return np.concatenate(images)
 
     def shape(self, latent: tuple[int, ...]) -> tuple[int, ...]:
         """Of an image, given that of its latent."""
         z = jax.ShapeDtypeStruct((1, *latent), "float32")
-        return jax.eval_shape(self.run, self.params, z).shape[1:]
+        return self.shape_of(z).shape[1:]
 
 
 def _scaling(data: Any) -> tuple[Any, Any] | None:
@@ -185,7 +188,7 @@ def drawn_by(
         scheme = f"{labels} of {classes}"
     shape, decode = tuple(model.sample_shape), None
     if codec is not None:
-        decode = Decoder(codec, data, min(batch, 32))
+        decode = Decoder(codec, data, min(batch, 32 * jax.local_device_count()))
         shape = decode.shape(shape)
     if len(shape) != 3 or shape[-1] not in (1, 3):
         raise ValueError(
