@@ -85,9 +85,9 @@ def _loops(rows: list[Any], depth: int) -> Iterator[tuple[int, int]]:
             continue
         start = at
         at += 1
-        while at < len(rows) and rows[at][1] >= depth:
-            if rows[at][:2] == ("LB", depth):
-                break
+        while at < len(rows) and rows[at][:2] != ("LB", depth):
+            if all(row[1] < depth for row in rows[at : at + 8]):
+                break  # a few bundles of a loop do not show their depth
             at += 1
         yield start, at
 

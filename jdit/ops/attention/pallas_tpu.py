@@ -278,18 +278,19 @@ def _call(
         width,
         masked="mask" in masks,
         segmented="segments" in masks,
-        blocks=blocks or blocks_for(k, n, backward=backward),
+        blocks=blocks or blocks_for(k, n),
         axis=2 if backward else 4,
         interpret=interpret,
     )
 
 
-def blocks_for(k: Float[Array, "b g m k"], n: int, *, backward: bool) -> Blocks:
+def blocks_for(k: Float[Array, "b g m k"], n: int) -> Blocks:
     """What a step should work on: about a million logits, keys kept where they fit."""
     _, groups, m, width = k.shape
     queries, keys = _even(n, 1024), _even(m, 512)
-    most = (2**20 if backward else 2**21) // (max(width, LANES) * k.dtype.itemsize)
-    resident = keys * pl.cdiv(min(m, most), keys)
+    most = 2**21 // (max(width, LANES) * k.dtype.itemsize)
+    steps = pl.cdiv(m, keys * (most // keys))
+    resident = keys * pl.cdiv(pl.cdiv(m, steps), keys)
     fits = [
         heads
         for heads in range(1, groups + 1)
