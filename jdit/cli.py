@@ -50,6 +50,10 @@ class Train(Recipe):
     """Where the run is kept; runs/NAME if not given."""
     resume: bool = True
     """Continue from the folder's latest checkpoint, if it has one."""
+    profile: tuple[int, int] | None = None
+    """First and last step, such as 11 15, to trace into the folder's profile/."""
+    debug_nans: bool = False
+    """Stop where a NaN first appears and say where; slower, and needs more memory."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,9 @@ def train(name: str, args: Sequence[str]) -> None:
 
     parsed = parse(Train, load_recipe(name), f"jdit train {name}", args)
     recipe, folder = _split(parsed)
-    result = fit(recipe, folder, resume=parsed.resume)
+    if parsed.debug_nans:
+        jax.config.update("jax_debug_nans", True)
+    result = fit(recipe, folder, resume=parsed.resume, profile=parsed.profile)
     report(recipe, result.folder)
 
 

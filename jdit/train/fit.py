@@ -24,6 +24,7 @@ from jdit.recipe import Recipe
 from jdit.train.log import Bar, Log, Muted, Record
 from jdit.train.partial import model_of
 from jdit.train.state import Metrics, TrainState, abstract_state, init_state, make_step
+from jdit.train.trace import Trace
 
 AHEAD = 8
 """Steps that may be queued on the device: enough to hide the reading of batches,
@@ -95,6 +96,7 @@ def fit(
     devices: Sequence[jax.Device] | None = None,
     console: Console | None = None,
     tensorboard: bool = True,
+    profile: tuple[int, int] | None = None,
 ) -> Fit:
     """Train a recipe, writing into a folder:
 
@@ -106,6 +108,9 @@ def fit(
         of devices, and the mesh, may be others.
     batches: instead of the recipe's own data.
     devices: which to use, instead of all of all processes (`recipe.mesh`).
+    profile: the first and the last of the steps, counted from 1, of which a trace is
+        written to `profile/` (for TensorBoard or Perfetto); leave out the first step,
+        which compiles.
 
     SIGTERM saves a checkpoint and returns with `done=False`; with several processes
     (`jdit.parallel.join`), one that gets it stops all at the same step. Only the first
@@ -115,6 +120,7 @@ def fit(
     """
     folder = Path(folder)
     training = recipe.training
+    trace = Trace(folder / "profile", profile)
     plan = plan_of(recipe, devices)
     batches = batches_of(recipe, plan) if batches is None else batches
     console = console or Console(quiet=not first())
@@ -138,11 +144,12 @@ def fit(
             if first()
             else Muted(folder, start=start)
         )
-        run = _Run(recipe, folder, checkpoints, batches, log, plan)
+        run = _Run(recipe, folder, checkpoints, batches, log, plan, trace)
         try:
             with Bar(recipe.name, training.steps, start, console) as bar:
                 state, done = run(state, bar)
         finally:
+            trace.close()
             log.close()
     params = jax.tree.map(whole, state.sampled(training))
     try:
@@ -166,8 +173,10 @@ class _Run:
         batches: Batches,
         log: Log,
         plan: Plan | None,
+        trace: Trace,
     ):
         self.recipe, self.folder, self.log = recipe, folder, log
+        self.trace = trace
         self.checkpoints, self.batches = checkpoints, batches
         self.about = describe(recipe)
         self.step = make_step(recipe, plan)
@@ -182,7 +191,9 @@ class _Run:
         first, stop = int(state.step), False
         with _terminated() as terminated:
             for count in range(first + 1, training.steps + 1):
+                self.trace.before(count)
                 state, metrics = self.step(state, self.feed(next(self.batches)))
+                self.trace.after(count, metrics)
                 if count == first + 1:  # it waited for the compiler
                     self.clock = bar.began = time.monotonic(), count
                 self.window.append(metrics)

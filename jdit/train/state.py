@@ -266,12 +266,14 @@ def make_step(recipe: Recipe, plan: Plan | None = None) -> Step:
         )
         return state, metrics
 
+    config: Any = jax.config
+    donate = () if config.jax_debug_nans else (0,)  # which runs a bad step again
     if plan is None:
-        return jax.jit(step, donate_argnums=0)
+        return jax.jit(step, donate_argnums=donate)
     where = _shardings(recipe, plan)
     return jax.jit(
         step,
-        donate_argnums=0,
+        donate_argnums=donate,
         in_shardings=(where, plan.batch),
         out_shardings=(where, plan.replicated),
     )
