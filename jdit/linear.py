@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one place where activations meet weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import flax.linen as nn
@@ -29,12 +31,32 @@ def contract(x: Float[Array, "*b d"], kernel: Any) -> Float[Array, "*b e"]:
     has a quantised or an adapted branch.
 
     The leading axes are flattened, because a flat two-dimensional product is what
-    XLA:CPU maps to its fast matrix kernel in both directions; elsewhere it is free.
+    XLA:CPU maps to its fast matrix kernel in both directions; elsewhere it is free,
+    but where tokens are split over devices (`unflattened`).
     """
     if hasattr(kernel, "contract"):
         return kernel.contract(x)
+    if not _FLAT.get():
+        return x @ kernel.astype(x.dtype)
     flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
     return flat.reshape(*x.shape[:-1], flat.shape[-1])
+
+
+@contextmanager
+def unflattened() -> Iterator[None]:
+    """Within it, activations keep their axes where they meet weights.
+
+    Examples and tokens that are both split over devices make no one axis that is:
+    flattening them would gather the tokens of all.
+    """
+    token = _FLAT.set(False)
+    try:
+        yield
+    finally:
+        _FLAT.reset(token)
+
+
+_FLAT: ContextVar[bool] = ContextVar("flat", default=True)
 
 
 def leaf(module: nn.Module, name: str, init: Init, shape: tuple[int, ...]) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jdit.attention import attending
+from jdit.linear import unflattened
 from jdit.ops.platform import spread_over
 from jdit.parallel.mesh import BATCH
 from jdit.parallel.plan import Plan
@@ -50,9 +51,13 @@ class _Pinned:
     ) -> Any:
         pins = Pins(self.plan, Always() if policy is None else policy)
         x_t = self.plan.pin_stream(x_t)
-        by = SplitTokens(self.plan, len(x_t)) if self.plan.tokens > 1 else None
-        with attending(by), spread_over(self.plan.mesh, BATCH, "tensor"):
-            return self.model.apply(params, x_t, time, conditions, policy=pins, **more)
+        told = params, x_t, time, conditions
+        rows = self.plan.rows(len(x_t)) or BATCH
+        with spread_over(self.plan.mesh, rows, "tensor"):
+            if self.plan.tokens == 1:
+                return self.model.apply(*told, policy=pins, **more)
+            with attending(SplitTokens(self.plan, len(x_t))), unflattened():
+                return self.model.apply(*told, policy=pins, **more)
 
     def memory(
         self, params: Params, x_t: Array, conditions: Conditions, policy: Policy

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jdit.attention.heads import Tokens, attend_whole
+from jdit.ops.platform import spread_over
 from jdit.parallel.mesh import SEQUENCE
 from jdit.parallel.plan import Plan, check_heads
 from jdit.typing import Array
@@ -54,7 +55,8 @@ class SplitTokens:
         place = NamedSharding(self.plan.mesh, PartitionSpec(axes, _ANY, None, None))
         pin = jax.lax.with_sharding_constraint
         q, k, v = pin((q, k, v), place)
-        return pin(attend_whole(q, k, v, mask), place)
+        with spread_over(self.plan.mesh, axes, "tensor"):
+            return pin(attend_whole(q, k, v, mask), place)
 
     def _by_tokens(self, q: Tokens, k: Tokens, v: Tokens, mask: Array | None) -> Tokens:
         size, kind = self.plan.tokens, self.plan.rules.attention

@@ -255,6 +255,7 @@ def main(folder: Path) -> None:
     }
     found["attention"] = {kind: split.attention(kind) for kind in split.KINDS}
     found["ring memory"] = split.memory()
+    found["gathers"] = split.gathers()
     found["steps"] = split.steps(split.QUICK, STEPS)
     found["elastic"] = elastic(folder / "elastic", params)
     found["mistakes"] = mistakes()

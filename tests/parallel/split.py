@@ -6,6 +6,7 @@ python split.py FILE        writes what the slow test asks: 20 steps of each mod
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jdit import parallel
 from jdit.attention.heads import attend_joined, attending
 from jdit.conditioning import Labels, Text
+from jdit.linear import contract, unflattened
 from jdit.models import DiT, MMDiT
 from jdit.models.latte import Latte
 from jdit.models.wan import Wan
@@ -118,6 +120,24 @@ def memory() -> list[int]:
         used = gradient.lower(x, x, x).compile().memory_analysis()
         found.append(used.temp_size_in_bytes)
     return found
+
+
+def gathers() -> list[bool]:
+    """Whether activations are gathered where they meet weights: flattened, and not."""
+    mesh = Mesh(2, sequence=4).build()
+    place = NamedSharding(mesh, PartitionSpec("data", "sequence"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    x = jax.ShapeDtypeStruct((4, 8, 6), jnp.float32, sharding=place)
+    kernel = jax.ShapeDtypeStruct((6, 6), jnp.float32, sharding=whole)
+
+    def compiled(kept: Any) -> str:
+        def value(kernel: Any, x: Any) -> jax.Array:
+            with kept:
+                return jnp.sum(jnp.sin(contract(x, kernel)))
+
+        return jax.jit(jax.grad(value)).lower(kernel, x).compile().as_text()
+
+    return ["all-gather" in compiled(kept) for kept in (nullcontext(), unflattened())]
 
 
 SIZE = dict(channels=2, dim=24, depth=2, heads=4)

@@ -99,6 +99,10 @@ def test_a_ring_keeps_no_more_of_the_keys_on_more_devices(found: Any):
     assert eight < 1.1 * four
 
 
+def test_split_tokens_are_not_gathered_to_meet_weights(found: Any):
+    assert found["gathers"] == [True, False]
+
+
 @pytest.mark.parametrize("of", ["dit tensor_ring", "mmdit ring", "latte ulysses"])
 def test_twenty_steps_with_split_tokens_equal_those_of_a_single_device(
     found: Any, of: str
