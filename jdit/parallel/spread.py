@@ -73,7 +73,8 @@ class _Spread:
             over = self.plan.rows(x.shape[axis]) if axis >= 0 else ()
             if not over:
                 return x
-            spec = PartitionSpec(*(None,) * axis, over)
+            rest = [PartitionSpec.UNCONSTRAINED] * x.ndim  # tokens may be split too
+            spec = PartitionSpec(*rest[:axis], over, *rest[axis + 1 :])
             here = NamedSharding(self.plan.mesh, spec)
             return jax.lax.with_sharding_constraint(x, here)
 

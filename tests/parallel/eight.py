@@ -25,7 +25,7 @@ from jdit.denoise import Network
 from jdit.draw import Drawer, Sample
 from jdit.draw import draw as draw_files
 from jdit.guidance import CFG
-from jdit.parallel import Mesh, Plan, Rules, Spread
+from jdit.parallel import Mesh, Plan, Rules, Spread, pinned
 from jdit.policies import Reuse
 from jdit.recipe import Constant, Recipe
 from jdit.sample import sample
@@ -136,7 +136,7 @@ def draw(params: Any, plan: Plan | None) -> np.ndarray:
 def memory(params: Any, plan: Plan) -> list:
     """The shape of a policy's memory, and of its part on a device."""
     made = recipe()
-    network = Network(made.model, params, made.process, Reuse(2))
+    network = Network(pinned(plan, made.model), params, made.process, Reuse(2))
     spread = Spread(plan, CFG(2.0))(network)
     x, told = jnp.zeros((8, *made.model.sample_shape)), {"label": jnp.arange(8) % 3}
     kept = jax.jit(spread.init)(x, told)["blocks"]["attention"].output
