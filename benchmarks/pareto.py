@@ -95,12 +95,13 @@ def table(results: list[Result], about: str) -> str:
         for name, told in COLUMNS.items()
         if all(getattr(r, name) is not None for r in results)
     }
-    names = ["setting", "GFLOP an image", "of full", "time, of full"]
+    names = ["no.", "setting", "GFLOP an image", "of full", "time, of full"]
     names += [f"{title} (fewer steps)" for title, _ in columns.values()]
     names += ["nearest run", "against fewer steps"]
     rows = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for result in results:
+    for number, result in enumerate(results, 1):
         cells = [
+            str(number),
             result.name,
             f"{result.flops / 1e9:.2f}",
             f"{result.share:.3f}",
@@ -127,7 +128,8 @@ def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def plot(results: list[Result], about: str, file: Path) -> None:
-    """Three panels over FLOPs: both errors, and the Frechet distance."""
+    """Three panels over FLOPs: both errors, and the Frechet distance; numbers as in
+    the table."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -145,17 +147,11 @@ def plot(results: list[Result], about: str, file: Path) -> None:
             own = [r for r in shown if r.kind == kind]
             x, y = [r.share for r in own], [getattr(r, name) for r in own]
             panel.scatter(x, y, marker=mark, s=60, label=kind, zorder=3)
-        for r in shown:
+        for number, r in enumerate(results, 1):
             value = getattr(r, name)
-            if value > 0:
-                words = r.name.split(":")[0]
-                panel.annotate(
-                    words,
-                    (r.share, value),
-                    (4, 4),
-                    textcoords="offset points",
-                    fontsize=7,
-                )
+            if value > 0 and r.share <= 1.1:
+                where = dict(textcoords="offset points", fontsize=9)
+                panel.annotate(str(number), (r.share, value), (4, 4), **where)
         values = [(r.share, getattr(r, name)) for r in shown]
         best = front([v for v in values if v[1] > 0])
         panel.plot(*zip(*best, strict=True), ":", color="k", lw=1, label="Pareto front")
@@ -174,7 +170,9 @@ def plot(results: list[Result], about: str, file: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].legend()
     figure.text(0.01, 0.005, "\n".join(textwrap.wrap(about, 230)), fontsize=8)
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    key = "\n".join(f"{number}  {r.name}" for number, r in enumerate(results, 1))
+    figure.text(0.86, 0.95, key, fontsize=10, va="top", linespacing=1.6)
+    figure.tight_layout(rect=(0, 0.04, 0.86, 1))
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=80)
     pyplot.close(figure)
