@@ -157,11 +157,11 @@ def subject(name: str, folder: Path) -> Subject:
 
 
 def _short_run(recipe: Recipe, folder: Path) -> Path:
-    """A quarter of the digits' training: enough to draw digits."""
+    """A sixth of the digits' training: enough to draw digits."""
     from jdit.train import fit
 
     print(f"no run of digits here: training a short one in {folder}", flush=True)
-    training = replace(recipe.training, steps=recipe.training.steps // 4)
+    training = replace(recipe.training, steps=recipe.training.steps // 6)
     fit(replace(recipe, training=training), folder, resume=True, tensorboard=False)
     return folder
 
@@ -337,7 +337,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.model, args.count, args.batch, args.time_batch = "digits", 200, 200, 20
-        args.only = ",".join(QUICK)
+        args.only, args.rounds = ",".join(QUICK), 3
     if args.count % args.batch:
         parser.error(
             f"--count is {args.count}, but --batch {args.batch} must divide it"
