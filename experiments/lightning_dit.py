@@ -16,14 +16,13 @@ as LightningDiT's extract_features.py stores their statistics. Not run here.
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 
 from jdit.data import Latents
 from jdit.guidance import CFG
 from jdit.models.lightning_dit import lightning_dit
 from jdit.objectives import Denoising, LogitNormal
-from jdit.objectives.base import Network
+from jdit.objectives.base import Network, ask
 from jdit.objectives.denoising import squared_error
 from jdit.processes import Gaussian, Linear
 from jdit.recipe import Recipe, Sampling, Training
@@ -47,10 +46,8 @@ class Directed(Denoising):
         x_0: Float[Array, "b *g c"],
         conditions: Conditions,
     ) -> tuple[Float[Array, " b"], dict[str, Array]]:
-        time_key, noise_key = jax.random.split(key)
-        time = self.times(time_key, (x_0.shape[0],))
-        x_t, truth = process.corrupt(noise_key, x_0, time)
-        output = network(process.scale(x_t, time), time, conditions).prediction
+        time, _, truth, out = ask(key, self.times, network, process, x_0, conditions)
+        output = out.prediction
         error = squared_error(process, output, truth, time)
         target = process.express(truth, time, to=process.target)
         squares = [jnp.square(y).sum(-1) for y in (output, target)]

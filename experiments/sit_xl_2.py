@@ -15,35 +15,25 @@ Chosen here: images are encoded before, so they are not flipped in training. Not
 here. docs/pods.md has it compiled for TPU slices.
 """
 
-from jdit.data import Latents, PosteriorSample
-from jdit.guidance import CFG
+from dataclasses import replace
+
+from experiments.dit_xl_2 import recipe as dit_xl_2
 from jdit.models import sit
 from jdit.objectives import Denoising
 from jdit.processes import Gaussian, Linear
-from jdit.recipe import Recipe, Sampling, Training
+from jdit.recipe import Recipe
 from jdit.solvers import EulerMaruyama, Uniform
 
 
 def recipe() -> Recipe:
-    return Recipe(
+    first = dit_xl_2()
+    return replace(
+        first,
         name="sit-xl-2",
         model=sit("XL", 2, out_channels=8),
-        data=Latents("latents.npz", scale=0.18215, posterior=PosteriorSample()),
         process=Gaussian(Linear(), "velocity"),
         objective=Denoising(),
-        training=Training(
-            steps=7_000_000,
-            batch=256,
-            clip=None,
-            ema=(0.9999,),
-            ema_warmup=False,
-            checkpoint_every=50_000,
-        ),
-        sampling=Sampling(
-            solver=EulerMaruyama(),
-            grid=Uniform(last=0.04),
-            steps=250,
-            guidance=CFG(1.5, channels=3),
-            batch=32,
+        sampling=replace(
+            first.sampling, solver=EulerMaruyama(), grid=Uniform(last=0.04)
         ),
     )

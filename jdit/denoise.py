@@ -48,6 +48,22 @@ Wrapper = Callable[[Denoiser], Denoiser]
 """Guidance, whole-step caches, tiling: one pass of the network, wrapped."""
 
 
+class Wrapped:
+    """A denoiser around another: what it does not say itself, the inner one says."""
+
+    inner: Denoiser
+
+    @property
+    def process(self) -> Gaussian:
+        return self.inner.process
+
+    def null(self, conditions: Conditions) -> Conditions:
+        return self.inner.null(conditions)
+
+    def init(self, x_t: Array, conditions: Conditions) -> Memory:
+        return self.inner.init(x_t, conditions)
+
+
 @dataclass(frozen=True)
 class Network:
     """The innermost denoiser: one call of the model under a policy."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jax import lax
 
-from jdit.denoise import Denoiser
+from jdit.denoise import Denoiser, Wrapped
 from jdit.processes import Gaussian, Prediction
 from jdit.typing import Array, Conditions, Float, Memory
 
@@ -86,7 +86,7 @@ class Autoguidance:
 
 
 @dataclass(frozen=True)
-class _Guided:
+class _Guided(Wrapped):
     """Rows 2 i and 2 i + 1 of the doubled batch are image i, told its conditions and
     the null ones: halves stay together on a sharded batch, and guidance may nest.
 
@@ -100,13 +100,6 @@ class _Guided:
     @property
     def _rows(self) -> str:
         return "two b" if self.apart else "b two"
-
-    @property
-    def process(self) -> Gaussian:
-        return self.inner.process
-
-    def null(self, conditions: Conditions) -> Conditions:
-        return self.inner.null(conditions)
 
     def init(self, x_t: Array, conditions: Conditions) -> Memory:
         return self.inner.init(*self._double(x_t, conditions))
@@ -185,18 +178,11 @@ def in_halves(denoiser: Denoiser) -> Denoiser:
 
 
 @dataclass(frozen=True)
-class _Autoguided:
+class _Autoguided(Wrapped):
     """The memory is a pair: the strong model's and the weak one's."""
 
     guidance: Autoguidance
     inner: Denoiser
-
-    @property
-    def process(self) -> Gaussian:
-        return self.inner.process
-
-    def null(self, conditions: Conditions) -> Conditions:
-        return self.inner.null(conditions)
 
     def init(self, x_t: Array, conditions: Conditions) -> Memory:
         weak = self.guidance.weak

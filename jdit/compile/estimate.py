@@ -17,12 +17,11 @@ import jax.numpy as jnp
 
 from jdit.compile.chips import Chip
 from jdit.compile.programs import conditions, forward_flops
-from jdit.objectives import loss
 from jdit.parallel import Mesh
 from jdit.recipe import Recipe
 from jdit.stack import Remat
-from jdit.train import abstract_state
-from jdit.train.partial import filled, model_of, trained
+from jdit.train.partial import model_of, trained
+from jdit.train.state import abstract_state, loss_of
 
 RUNS = {"none": 3.5, "dots": 3.7, "block": 4.0, "offload": 4.0}
 """Forward passes' worth of time in a step. What is kept need not be computed again,
@@ -255,15 +254,7 @@ class Estimate:
 
             def residuals(params: Any, batch: Any) -> Any:
                 def objective(part: Any) -> Any:
-                    one, _ = loss(
-                        key,
-                        operated,
-                        filled(part, params),
-                        batch,
-                        process=recipe.process,
-                        objective=recipe.objective,
-                    )
-                    return one
+                    return loss_of(recipe, operated, params)(part, key, batch)[0]
 
                 return jax.vjp(objective, trained(training, params))[1]
 

@@ -120,7 +120,7 @@ def write_tensors(
     if path.suffix == ".safetensors":
         save_file(arrays, part, metadata={"format": "pt"})
     else:
-        torch = _torch(path)
+        torch = torch_for(path)
         state = {k: _to_torch(torch, v) for k, v in arrays.items()}
         torch.save({nest: state} if nest else state, part)
     part.replace(path)
@@ -167,7 +167,7 @@ def _open_index(path: Path) -> Source:
 
 
 def _open_torch(path: Path) -> Source:
-    torch = _torch(path)
+    torch = torch_for(path)
     # DiT's and SiT's training checkpoints also hold their parsed arguments.
     with torch.serialization.safe_globals([argparse.Namespace]):
         try:
@@ -194,14 +194,15 @@ def _open_torch(path: Path) -> Source:
     return Source(str(path), shapes, lambda key: _from_torch(torch, state[key]))
 
 
-def _torch(path: Path) -> Any:
+def torch_for(path: Path, instead: str = "a .safetensors file") -> Any:
+    """torch, to read or write this file; ImportError says what to use instead of it."""
     with suppress(ImportError):
         import torch
 
         return torch
     raise ImportError(
-        f"{path} is a torch file, and torch is not installed: install torch, or use a "
-        ".safetensors file"
+        f"{path} is a torch file, and torch is not installed: install torch, or use "
+        f"{instead}"
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jdit.encoders.i3d import InceptionI3D
 from jdit.interop.files import open_tensors, write_tensors
-from jdit.interop.layout import Layout, Rule, pack, same, unpack
+from jdit.interop.layout import Layout, Rule, batch_norm, pack, same, unpack
 from jdit.typing import Params
 
 
@@ -14,15 +14,8 @@ def _rules() -> tuple[Rule, ...]:
     for ours in InceptionI3D.convolutions():
         theirs = ours.replace("/", ".")
         pattern = "o i t h w -> t h w i o"
-        names = {
-            "weight": "scale",
-            "bias": "bias",
-            "running_mean": "mean",
-            "running_var": "variance",
-        }
-        norms = (same(f"{theirs}.bn.{a}", f"{ours}/{b}") for a, b in names.items())
         kernel = same(f"{theirs}.conv3d.weight", f"{ours}/kernel", pattern)
-        rules += (kernel, *norms)
+        rules += (kernel, *batch_norm(f"{theirs}.bn", ours))
     weight = same("logits.conv3d.weight", "logits/kernel", "k d 1 1 1 -> d k")
     return (*rules, weight, same("logits.conv3d.bias", "logits/bias"))
 

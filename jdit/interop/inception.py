@@ -6,7 +6,7 @@ from pathlib import Path
 from jdit.encoders.inception import InceptionV3
 from jdit.interop.download import published
 from jdit.interop.files import open_tensors, write_tensors
-from jdit.interop.layout import Layout, Rule, linear, pack, same, unpack
+from jdit.interop.layout import Layout, Rule, batch_norm, linear, pack, same, unpack
 from jdit.typing import Params
 
 NAME = "pt_inception-2015-12-05-6726825d.pth"
@@ -20,14 +20,7 @@ def _rules() -> tuple[Rule, ...]:
     for ours, _ in InceptionV3.convolutions():
         theirs = ours.replace("/", ".")
         kernel = same(f"{theirs}.conv.weight", f"{ours}/kernel", "o i h w -> h w i o")
-        names = {
-            "weight": "scale",
-            "bias": "bias",
-            "running_mean": "mean",
-            "running_var": "variance",
-        }
-        norms = (same(f"{theirs}.bn.{a}", f"{ours}/{b}") for a, b in names.items())
-        rules += (kernel, *norms)
+        rules += (kernel, *batch_norm(f"{theirs}.bn", ours))
     return (*rules, *linear("fc", "logits"))
 
 

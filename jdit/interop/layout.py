@@ -98,6 +98,17 @@ class Layout:
     written: tuple[str, ...] = ()
 
 
+def batch_norm(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The rules of a torch batch norm: weight and bias, running mean and variance."""
+    names = {
+        "weight": "scale",
+        "bias": "bias",
+        "running_mean": "mean",
+        "running_var": "variance",
+    }
+    return tuple(same(f"{theirs}.{a}", f"{ours}/{b}") for a, b in names.items())
+
+
 def linear(
     theirs: str | tuple[str, ...],
     ours: str | Mapping[str, int],

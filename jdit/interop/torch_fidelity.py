@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files in which torch-fidelity caches moments, in both directions."""
 
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jdit.evals.statistics import Statistics
+from jdit.interop.files import torch_for
+
+MOMENTS = "an .npz of moments"
 
 
 def load_moments(path: str | Path) -> Statistics:
@@ -22,7 +23,7 @@ def load_moments(path: str | Path) -> Statistics:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
-    torch = _torch(path)
+    torch = torch_for(path, MOMENTS)
     plain = [
         np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
         np.ndarray,
@@ -44,16 +45,5 @@ def load_moments(path: str | Path) -> Statistics:
 
 def save_moments(path: str | Path, statistics: Statistics) -> None:
     """Write what torch-fidelity reads from its cache; needs torch."""
-    torch = _torch(Path(path))
+    torch = torch_for(Path(path), MOMENTS)
     torch.save({"mu": statistics.mu, "sigma": statistics.sigma}, path)
-
-
-def _torch(path: Path) -> Any:
-    with suppress(ImportError):
-        import torch
-
-        return torch
-    raise ImportError(
-        f"{path} is a torch file, and torch is not installed: install torch, or use an "
-        ".npz of moments"
-    )

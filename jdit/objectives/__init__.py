@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is minimised: a sum of terms, each of which may own parameters."""
 
-from jdit.objectives.base import Network, Objective, loss
+from jdit.objectives.base import Network, Objective, ask, loss
 from jdit.objectives.denoising import Denoising, DenoisingVLB, squared_error
 from jdit.objectives.pyramid import Pyramid
 from jdit.objectives.self_conditioned import SelfConditioned
@@ -52,6 +52,7 @@ __all__ = [
     "UniformTime",
     "UniformWeight",
     "Weighting",
+    "ask",
     "haar",
     "loss",
     "pseudo_huber",

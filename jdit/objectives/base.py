@@ -2,11 +2,12 @@
 """What an objective is, and the loss of a batch."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from jdit.processes import Gaussian
+from jdit.objectives.times import TimeSampling
+from jdit.processes import Gaussian, Prediction
 from jdit.typing import Array, Conditions, Float, Key, Params
 
 Network = Callable[[Array, Array, Conditions], Any]
@@ -29,6 +30,31 @@ class Objective(Protocol):
     ) -> tuple[Float[Array, " b"], dict[str, Array]]:
         """Losses, and scalars worth logging."""
         ...
+
+
+class Asked(NamedTuple):
+    """Noisy data, what is true of them, and the network's answer."""
+
+    time: Float[Array, " b"]
+    x_t: Float[Array, "b *g c"]
+    truth: Prediction
+    output: Any
+
+
+def ask(
+    key: Key,
+    times: TimeSampling,
+    network: Network,
+    process: Gaussian,
+    x_0: Float[Array, "b *g c"],
+    conditions: Conditions,
+) -> Asked:
+    """What losses begin with: a time and noise for each example, and one pass."""
+    time_key, noise_key = jax.random.split(key)
+    time = times(time_key, (x_0.shape[0],))
+    x_t, truth = process.corrupt(noise_key, x_0, time)
+    output = network(process.scale(x_t, time), time, conditions)
+    return Asked(time, x_t, truth, output)
 
 
 def loss(

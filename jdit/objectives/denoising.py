@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax, random
+from jax import lax
 
-from jdit.objectives.base import Network
+from jdit.objectives.base import Network, ask
 from jdit.objectives.times import DiscreteTime, TimeSampling, UniformTime
 from jdit.objectives.weightings import UniformWeight, Weighting
 from jdit.processes import Discrete, Gaussian, Prediction, vlb
@@ -36,11 +36,8 @@ class Denoising:
         x_0: Float[Array, "b *g c"],
         conditions: Conditions,
     ) -> tuple[Float[Array, " b"], dict[str, Array]]:
-        time_key, noise_key = random.split(key)
-        time = self.times(time_key, (x_0.shape[0],))
-        x_t, truth = process.corrupt(noise_key, x_0, time)
-        output = network(process.scale(x_t, time), time, conditions).prediction
-        error = squared_error(process, output, truth, time)
+        time, _, truth, out = ask(key, self.times, network, process, x_0, conditions)
+        error = squared_error(process, out.prediction, truth, time)
         return self.weighting(process, time) * error, {"error": error.mean()}
 
 
@@ -79,14 +76,12 @@ class DenoisingVLB:
                 f"process has the path {path}, but DenoisingVLB needs a discrete one, "
                 "e.g. jdit.processes.DDPMLinear()"
             )
-        time_key, noise_key = random.split(key)
-        time = DiscreteTime(path.steps)(time_key, (x_0.shape[0],))
+        times = DiscreteTime(path.steps)
+        time, x_t, truth, out = ask(key, times, network, process, x_0, conditions)
         next_time = path.time(jnp.round(time * path.steps) - 2)
-        x_t, truth = process.corrupt(noise_key, x_0, time)
-        output = network(process.scale(x_t, time), time, conditions).prediction
-        error = squared_error(process, output, truth, time)
+        error = squared_error(process, out.prediction, truth, time)
 
-        frozen = process.predict(output, x_t, time)
+        frozen = process.predict(out.prediction, x_t, time)
         frozen = frozen._replace(
             x_0=lax.stop_gradient(frozen.x_0), noise=lax.stop_gradient(frozen.noise)
         )

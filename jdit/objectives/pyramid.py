@@ -6,9 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 from einops import reduce
-from jax import random
 
-from jdit.objectives.base import Network
+from jdit.objectives.base import Network, ask
 from jdit.objectives.times import TimeSampling, UniformTime
 from jdit.processes import Gaussian
 from jdit.typing import Array, Conditions, Float, Key, Params
@@ -41,10 +40,7 @@ class Pyramid:
         x_0: Float[Array, "b *g c"],
         conditions: Conditions,
     ) -> tuple[Float[Array, " b"], dict[str, Array]]:
-        time_key, noise_key = random.split(key)
-        time = self.times(time_key, (x_0.shape[0],))
-        x_t, truth = process.corrupt(noise_key, x_0, time)
-        out = network(process.scale(x_t, time), time, conditions)
+        time, _, truth, out = ask(key, self.times, network, process, x_0, conditions)
         predictions = (*out.taps["coarse"], out.prediction)
         if len(predictions) != len(self.weights):
             raise ValueError(

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax, random
+from jax import lax
 
-from jdit.objectives.base import Network
+from jdit.objectives.base import Network, ask
 from jdit.objectives.times import TimeSampling, UniformTime
 from jdit.processes import Gaussian
 from jdit.typing import Array, Conditions, Float, Key, Params
@@ -72,11 +72,8 @@ class HuberWavelet:
         x_0: Float[Array, "b *g c"],
         conditions: Conditions,
     ) -> tuple[Float[Array, " b"], dict[str, Array]]:
-        time_key, noise_key = random.split(key)
-        time = self.times(time_key, (x_0.shape[0],))
-        x_t, _ = process.corrupt(noise_key, x_0, time)
-        output = network(process.scale(x_t, time), time, conditions).prediction
-        error = haar(process.predict(output, x_t, time).x_0 - x_0)
+        time, x_t, _, out = ask(key, self.times, network, process, x_0, conditions)
+        error = haar(process.predict(out.prediction, x_t, time).x_0 - x_0)
         error = error.reshape(len(error), -1)
         weight, threshold = self.at(process, time)
         losses = weight * pseudo_huber(error, threshold[:, None]).mean(-1)

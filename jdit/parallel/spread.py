@@ -7,10 +7,10 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jdit.denoise import Denoiser, Wrapper
+from jdit.denoise import Denoiser, Wrapped, Wrapper
 from jdit.guidance import in_halves
 from jdit.parallel.plan import Plan
-from jdit.processes import Gaussian, Prediction
+from jdit.processes import Prediction
 from jdit.typing import Array, Conditions, Memory
 
 
@@ -40,16 +40,9 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class _Spread:
+class _Spread(Wrapped):
     plan: Plan
     inner: Denoiser
-
-    @property
-    def process(self) -> Gaussian:
-        return self.inner.process
-
-    def null(self, conditions: Conditions) -> Conditions:
-        return self.inner.null(conditions)
 
     def init(self, x_t: Array, conditions: Conditions) -> Memory:
         memory = self.inner.init(x_t, conditions)

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from jdit.denoise import Denoiser
-from jdit.processes import Gaussian, Prediction
+from jdit.denoise import Denoiser, Wrapped
+from jdit.processes import Prediction
 from jdit.typing import Array, Conditions, Memory
 
 
@@ -33,19 +33,9 @@ class Ticks:
 
 
 @dataclass(frozen=True)
-class _Ticking:
+class _Ticking(Wrapped):
     ticks: Ticks = field(compare=False)
     inner: Denoiser
-
-    @property
-    def process(self) -> Gaussian:
-        return self.inner.process
-
-    def null(self, conditions: Conditions) -> Conditions:
-        return self.inner.null(conditions)
-
-    def init(self, x_t: Array, conditions: Conditions) -> Memory:
-        return self.inner.init(x_t, conditions)
 
     def __call__(
         self,

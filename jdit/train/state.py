@@ -168,6 +168,25 @@ def average(
     return jax.tree.map(lerp, mean, params)
 
 
+def loss_of(recipe: Recipe, model: Any, params: Params) -> Callable[..., tuple]:
+    """`(part, key, batch) -> (loss, metrics)` of the trained parameters.
+
+    model: the recipe's after surgery, pinned or not. params: all, for the frozen ones.
+    """
+
+    def objective(part: Params, key: Key, batch: dict[str, Array]):
+        return loss(
+            key,
+            model,
+            filled(part, params),
+            batch,
+            process=recipe.process,
+            objective=recipe.objective,
+        )
+
+    return objective
+
+
 def gradients(
     recipe: Recipe,
     key: Key,
@@ -183,18 +202,8 @@ def gradients(
     plan: every device then has its part of each micro-batch, and of the gradient.
     """
 
-    model = pinned(plan, model_of(recipe))
-    frozen, params = params, trained(recipe.training, params)
-
-    def objective(params: Params, key: Key, batch: dict[str, Array]):
-        return loss(
-            key,
-            model,
-            filled(params, frozen),
-            batch,
-            process=recipe.process,
-            objective=recipe.objective,
-        )
+    objective = loss_of(recipe, pinned(plan, model_of(recipe)), params)
+    params = trained(recipe.training, params)
 
     def grad(params: Params, key: Key, batch: dict[str, Array]):
         grads, metrics = jax.grad(objective, has_aux=True)(params, key, batch)

@@ -7,8 +7,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jdit.denoise import Denoiser, Network
-from jdit.processes import Gaussian, Prediction
+from jdit.denoise import Denoiser, Network, Wrapped
+from jdit.processes import Prediction
 from jdit.typing import Array, Conditions, Memory
 
 
@@ -46,16 +46,9 @@ class _State:
 
 
 @dataclass(frozen=True)
-class _Carrying:
+class _Carrying(Wrapped):
     condition: str
     inner: Network
-
-    @property
-    def process(self) -> Gaussian:
-        return self.inner.process
-
-    def null(self, conditions: Conditions) -> Conditions:
-        return self.inner.null(conditions)
 
     def init(self, x_t: Array, conditions: Conditions) -> _State:
         model = self.inner.model

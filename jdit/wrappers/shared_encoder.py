@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jdit.denoise import Denoiser, Network
-from jdit.processes import Gaussian, Prediction
+from jdit.denoise import Denoiser, Network, Wrapped
+from jdit.processes import Prediction
 from jdit.typing import Array, Conditions, Float, Memory
 
 
@@ -64,16 +64,9 @@ class _State:
 
 
 @dataclass(frozen=True)
-class _Shared:
+class _Shared(Wrapped):
     shared: SharedEncoder
     inner: Network
-
-    @property
-    def process(self) -> Gaussian:
-        return self.inner.process
-
-    def null(self, conditions: Conditions) -> Conditions:
-        return self.inner.null(conditions)
 
     def init(self, x_t: Array, conditions: Conditions) -> _State:
         memory = self.inner.init(x_t, conditions)
