@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SiT-XL/2 on ImageNet 256: DiT's network, a linear path and its velocity.
 
-    jdit train sit_xl_2 --data.path latents.npz
+    jdit train sit_xl_2    # on latents that `jdit encode` wrote
 
 Ma et al., 2024. From the published code (train.py, sample_ddp.py, transport/): Stable
 Diffusion's autoencoder, uniform times, AdamW at a constant 1e-4 without decay, batches
@@ -11,39 +11,29 @@ channels. Published: FID 2.06 after 7,000,000 steps. The code's default is anoth
 sampler, dopri5 without guidance. How it was evaluated: docs/evaluation.md.
 
 The network gives 8 channels as the published weights do, of which 4 are not used.
-Chosen here: images are encoded before, so they are not flipped in training. Not run
-here. docs/pods.md has it compiled for TPU slices.
+Data and averages are those of `experiments/dit_xl_2.py`. Not run here. docs/pods.md has
+it from the archive of images on, and compiled for TPU slices.
 """
 
-from jdit.data import Latents, PosteriorSample
-from jdit.guidance import CFG
+from dataclasses import replace
+
+from experiments.dit_xl_2 import recipe as dit_xl_2
 from jdit.models import sit
 from jdit.objectives import Denoising
 from jdit.processes import Gaussian, Linear
-from jdit.recipe import Recipe, Sampling, Training
+from jdit.recipe import Recipe
 from jdit.solvers import EulerMaruyama, Uniform
 
 
 def recipe() -> Recipe:
-    return Recipe(
+    first = dit_xl_2()
+    return replace(
+        first,
         name="sit-xl-2",
         model=sit("XL", 2, out_channels=8),
-        data=Latents("latents.npz", scale=0.18215, posterior=PosteriorSample()),
         process=Gaussian(Linear(), "velocity"),
         objective=Denoising(),
-        training=Training(
-            steps=7_000_000,
-            batch=256,
-            clip=None,
-            ema=(0.9999,),
-            ema_warmup=False,
-            checkpoint_every=50_000,
-        ),
-        sampling=Sampling(
-            solver=EulerMaruyama(),
-            grid=Uniform(last=0.04),
-            steps=250,
-            guidance=CFG(1.5, channels=3),
-            batch=32,
+        sampling=replace(
+            first.sampling, solver=EulerMaruyama(), grid=Uniform(last=0.04)
         ),
     )

@@ -48,8 +48,8 @@ class Encode:
 def images(name: str, resolution: int | None, split: str) -> Any:
     """The data set of a folder, of "tfds:NAME", or of a recipe.
 
-    Raises FileNotFoundError for another name, ValueError for a data set of other images
-    than of this resolution.
+    Raises FileNotFoundError for another name, ValueError for a data set of latents, or
+    of images of another resolution that cannot be resized.
     """
     folder, size = Path(name), resolution or 256
     if folder.is_dir():
@@ -64,6 +64,8 @@ def images(name: str, resolution: int | None, split: str) -> Any:
             f"the data are {name!r}, which is neither a folder, nor tfds:NAME, nor a "
             f"recipe: {error}"
         ) from error
+    if getattr(data, "transforms", ()):
+        raise ValueError(f"the data of {name!r} are no images, but made in training")
     if resolution is None or data.sample_shape[:2] == (resolution, resolution):
         return data
     if not hasattr(data, "size"):

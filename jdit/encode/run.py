@@ -61,7 +61,7 @@ def encode(name: str, options: Encode, console: Console | None = None) -> Path:
     batch, there = _rows(options), read_index(out)
     index = _about(data, source, codec, params, options)
     if there is None:
-        index |= _seen(run, batch, data.sample_shape)
+        index |= _seen(run, np.repeat(source[0]["x_0"][None], batch, 0))
         how = {"batch": batch, "devices": jax.local_device_count()}
         index["made"] = machine_fields() | how
         out.mkdir(parents=True, exist_ok=True)
@@ -125,9 +125,9 @@ def _about(
     }
 
 
-def _seen(run: Any, batch: int, shape: tuple[int, ...]) -> dict[str, Any]:
-    """What an index says of the latents' shape; known of those of black images."""
-    mean, logvar = jax.device_get(run(np.zeros((batch, *shape), np.uint8)))
+def _seen(run: Any, images: np.ndarray) -> dict[str, Any]:
+    """What an index says of the latents, known when there are some."""
+    mean, logvar = jax.device_get(run(images))
     moments = not bool(np.isneginf(logvar).all())
     return {"latent": list(mean.shape[-3:]), "moments": moments}
 

@@ -28,10 +28,14 @@ Moments = tuple[Array, Array]
 def encoder(
     codec: Any, params: Params, options: Encode
 ) -> Callable[[np.ndarray], Moments]:
-    """Images as bytes, `b h w c`, to their moments, by one program over all devices."""
+    """Images `b h w c` to their moments, by one program over all devices.
+
+    As everywhere, bytes are scaled to [-1, 1] and floats are taken to be.
+    """
 
     def run(params: Params, x: Array) -> Moments:
-        x = x.astype(jnp.float32) / 127.5 - 1
+        whole = x.dtype == jnp.uint8
+        x = x.astype(jnp.float32) / 127.5 - 1 if whole else x.astype(jnp.float32)
         x = jnp.broadcast_to(x, (*x.shape[:-1], codec.channels))
         views = jnp.stack([x, x[:, :, ::-1]], 1) if options.flip else x
         found = codec.encode(params, views.reshape(-1, *x.shape[1:]))
@@ -60,12 +64,7 @@ class Pieces:
         return len(self.pieces)
 
     def __getitem__(self, number: int) -> tuple[range, Record]:
-        record = read(self.source, np.asarray(self.pieces[number]))
-        if record["x_0"].dtype != np.uint8:
-            raise ValueError(
-                f"the data are {record['x_0'].dtype}, but images are encoded, as bytes"
-            )
-        return self.pieces[number], record
+        return self.pieces[number], read(self.source, np.asarray(self.pieces[number]))
 
 
 def encoded(
