@@ -11,8 +11,8 @@ three channels by 10 at times up to 0.89. The loss is the squared error plus one
 the cosine of prediction and target (`Directed`); averages with 0.9999.
 
 Data: 32 x 16 x 16 latents of images and mirror images as `jdit encode` writes them,
-normalised by their own mean and deviation per channel. Published latents are one draw
-for each image, and their statistics are of 10,000 of them. Not run here.
+normalised by their own mean and deviation per channel. (The published latents are one
+draw of each, and their statistics are of 10,000 of them.) Not run here.
 """
 
 from dataclasses import dataclass
