@@ -178,11 +178,15 @@ def test_it_goes_on_where_it_was(root, capsys):
     assert all(path.stat().st_mtime_ns == at for path, at in others.items())
 
 
-def processes(root: Path, out: str, data: str, count: int = 1, **more: str) -> list:
+def processes(
+    root: Path, out: str, data: str, count: int = 1, devices: int = 1, **more: str
+) -> list:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    given = {"PYTHONPATH": str(ROOT), **more}
+    flags = os.environ["XLA_FLAGS"]
+    flags += f" --xla_force_host_platform_device_count={devices}"
+    given = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, **more}
     if count > 1:
         given |= {"JAX_NUM_PROCESSES": str(count), "JAX_COORDINATOR_ADDRESS": address}
     command = [sys.executable, "-m", "jdit", "encode", *arguments(root, out, data)]
@@ -222,6 +226,17 @@ def test_two_processes_write_the_files_of_one(root):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     assert content(root / "both") == content(root / "out")
+
+
+@pytest.mark.slow
+def test_devices_share_a_batch(root):
+    (process,) = processes(root, "split", "images", devices=2)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    split, one = (Encoded(str(root / name)) for name in ("split", "out"))
+    assert split.index["made"]["devices"] == 2
+    both = [read(data.source(), np.arange(COUNT))["x_0"] for data in (split, one)]
+    np.testing.assert_allclose(*both, atol=2e-3)
 
 
 def test_two_steps_of_training(root):
