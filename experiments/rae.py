@@ -14,7 +14,8 @@ last one an image; here the 49th step goes on to 0, from the same prediction.
 
 Data: 768 x 16 x 16 tokens of DINOv2-B with registers, as `jdit encode` makes them by a
 codec with the published statistics (`load_rae` reads the authors' files, `save_codec`
-writes the folder that it takes). Not run here.
+writes the folder that it takes): 1 TB in float16 with the mirror images, where the
+published code encodes in training. Not run here.
 """
 
 from dataclasses import dataclass

@@ -56,6 +56,11 @@ class Encoded:
     def index(self) -> dict[str, Any]:
         """What the folder's index.json says."""
         folder = Path(self.path)
+        if folder.is_file():
+            raise ValueError(
+                f"path is {self.path!r}, a file, but a folder is read here; "
+                "jdit.data.Latents reads .npz, .npy and .safetensors"
+            )
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"path is {self.path!r}, but there is no such folder: `jdit encode` "

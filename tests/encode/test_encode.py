@@ -342,5 +342,7 @@ def test_folders_that_are_not_encoded(root, tmp_path):
     with pytest.raises(ValueError, match="has no index.json"):
         _ = Encoded(str(tmp_path)).sample_shape
     (tmp_path / "index.json").write_text("{}")
+    with pytest.raises(ValueError, match="a file.*Latents reads"):
+        _ = Encoded(str(tmp_path / "index.json")).classes
     with pytest.raises(ValueError, match="is no index of latents"):
         _ = Encoded(str(tmp_path)).sample_shape
