@@ -65,6 +65,7 @@ def lumina_t2i(
             f"weights {str(weights)!r} are of a {type(model).__name__}, but this is "
             "the pipeline of Lumina-T2I's FlagDiT"
         )
+    found: Any
     found, codec_params = load_codec(resolve(codec))
     language = resolve(text)
     encoder, encoder_params = load_encoder(language)
