@@ -15,8 +15,7 @@ Faster sampling: `SharedEncoder(every(3, 250))` inside of the guidance, or the s
 `sharing_steps` (`jdit.wrappers`).
 """
 
-from jdit.data import Latents
-from jdit.data.arrays import PosteriorSample
+from jdit.data import Encoded
 from jdit.guidance import CFG
 from jdit.models.ddt import ddt
 from jdit.objectives import Denoising, LogitNormal
@@ -29,12 +28,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="ddt-xl-2",
         model=ddt("XL", dtype="bfloat16", remat="dots"),
-        data=Latents(
-            "data/imagenet256-sd.safetensors",
-            shift=0.0,
-            scale=0.18215,
-            posterior=PosteriorSample(),
-        ),
+        data=Encoded("data/imagenet256-sd"),
         process=Gaussian(Linear(), "velocity"),
         objective=Denoising(times=LogitNormal()),
         training=Training(

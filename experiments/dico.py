@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """DiCo-XL on ImageNet's latents (Ai et al., 2025, "Revitalizing ConvNets").
 
-    jdit train dico --data.path latents.npz
+    jdit train dico    # on latents that `jdit encode` wrote
 
 From the published code (train_accelerate.py), which trains as DiT does: Stable
 Diffusion's autoencoder, DDPM's linear schedule of 1,000 steps, noise prediction with
@@ -12,7 +12,7 @@ guidance at 400,000 steps, 2.05 at 3,750,000 with guidance 1.4; 250 ancestral st
 Chosen here: nothing beside the precision, bfloat16.
 """
 
-from jdit.data import Latents, PosteriorSample
+from jdit.data import Encoded
 from jdit.guidance import CFG
 from jdit.models import dico
 from jdit.objectives import DenoisingVLB
@@ -25,7 +25,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="dico-xl",
         model=dico("XL", dtype="bfloat16"),
-        data=Latents("latents.npz", scale=0.18215, posterior=PosteriorSample()),
+        data=Encoded("data/imagenet256-sd"),
         process=Gaussian(DDPMLinear(), "noise"),
         objective=DenoisingVLB(),
         training=Training(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """DiMR-XL/2R on ImageNet's latents (Liu et al., 2024, "Alleviating Distortion").
 
-    jdit train dimr --data.path latents.npz
+    jdit train dimr    # on latents that `jdit encode` wrote
 
 From the published configuration (DiMR-XL-2R_imagenet256), which trains as U-ViT does:
 Stable Diffusion's autoencoder and schedule, noise prediction at both resolutions with
@@ -15,7 +15,7 @@ optimizer decays all parameters but those that tell how fast the norms change wi
 time; here only kernels are decayed.
 """
 
-from jdit.data import Latents, PosteriorSample
+from jdit.data import Encoded
 from jdit.guidance import CFG
 from jdit.models import dimr
 from jdit.objectives import DiscreteTime, Pyramid
@@ -28,7 +28,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="dimr-xl-2r",
         model=dimr("XL", dtype="bfloat16", remat="block"),
-        data=Latents("latents.npz", scale=0.18215, posterior=PosteriorSample()),
+        data=Encoded("data/imagenet256-sd"),
         process=Gaussian(DDPMScaledLinear(), "noise"),
         objective=Pyramid(times=DiscreteTime()),
         training=Training(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """DiT-XL/2 on ImageNet 256, the recipe that most others are measured against.
 
-    jdit train dit_xl_2 --data.path latents.npz
+    jdit train dit_xl_2    # on latents that `jdit encode` wrote
     jdit compile dit_xl_2 --model.dtype bfloat16 --topology v5e:16x16 --search
 
 Peebles and Xie, 2023. From the published code (train.py, sample_ddp.py): Stable
@@ -11,12 +11,12 @@ clipping; 250 ancestral steps with guidance 1.5 of three channels. Published: FI
 after 7,000,000 steps with that guidance, 9.62 without (paper, table 2). How it was
 evaluated: docs/evaluation.md.
 
-Chosen here: images are encoded before, so they are not flipped in training: latents of
-the mirrored images may be written too. Not run here. docs/pods.md has it compiled for
-TPU slices.
+Chosen here: images are encoded before, each and its mirror image, of which one is drawn
+from, so that training sees what it sees of images. Not run here. docs/pods.md has it
+from the archive of images on, and compiled for TPU slices.
 """
 
-from jdit.data import Latents, PosteriorSample
+from jdit.data import Encoded
 from jdit.guidance import CFG
 from jdit.models import dit
 from jdit.objectives import DenoisingVLB
@@ -29,7 +29,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="dit-xl-2",
         model=dit("XL", 2),
-        data=Latents("latents.npz", scale=0.18215, posterior=PosteriorSample()),
+        data=Encoded("data/imagenet256-sd"),
         process=Gaussian(DDPMLinear(), "noise"),
         objective=DenoisingVLB(),
         training=Training(

@@ -14,10 +14,10 @@ From its sampler (Next-DiT-ImageNet, sample.py): guidance 4 of three channels, o
 that are not shifted; how images were drawn for the FID is not published. Chosen here:
 250 Euler steps in the place of an adaptive solver.
 
-Data: 4 x 32 x 32 moments. Not run here.
+Data: as docs/pods.md encodes them. Not run here.
 """
 
-from jdit.data import Latents, PosteriorSample
+from jdit.data import Encoded
 from jdit.guidance import CFG
 from jdit.models.lumina_labels import flag_dit_labels
 from jdit.objectives import Denoising, LogitNormal
@@ -30,9 +30,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="flag-dit-imagenet-600m",
         model=flag_dit_labels("600M", dtype="bfloat16", remat="dots"),
-        data=Latents(
-            "imagenet256.safetensors", scale=0.18215, posterior=PosteriorSample()
-        ),
+        data=Encoded("data/imagenet256-sd"),
         process=Gaussian(Linear(), "velocity"),
         objective=Denoising(times=LogitNormal()),
         training=Training(

@@ -10,15 +10,16 @@ with 249 Euler steps, times shifted by 0.3 (counted from noise; 10/3 here), guid
 three channels by 10 at times up to 0.89. The loss is the squared error plus one minus
 the cosine of prediction and target (`Directed`); averages with 0.9999.
 
-Data: 32 x 16 x 16 latents, normalised per channel by "shift" and "scale" in the file,
-as LightningDiT's extract_features.py stores their statistics. Not run here.
+Data: 32 x 16 x 16 latents of images and mirror images as `jdit encode` writes them,
+normalised by their own mean and deviation per channel. (The published latents are one
+draw of each, and their statistics are of 10,000 of them.) Not run here.
 """
 
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jdit.data import Latents
+from jdit.data import Encoded
 from jdit.guidance import CFG
 from jdit.models.lightning_dit import lightning_dit
 from jdit.objectives import Denoising, LogitNormal
@@ -62,7 +63,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="lightning-dit-xl-1",
         model=lightning_dit("XL", dtype="bfloat16", remat="dots"),
-        data=Latents("data/imagenet256-vavae.safetensors"),
+        data=Encoded("data/imagenet256-vavae", scaling="channels"),
         process=Gaussian(Linear(), "velocity"),
         objective=Directed(times=LogitNormal()),
         training=Training(

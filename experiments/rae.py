@@ -12,8 +12,10 @@ the grid of sampling, 50 times from 1 to 0.001, 0.0069 when shifted, between whi
 published code makes 49 Euler steps, without guidance, and calls what it holds at the
 last one an image; here the 49th step goes on to 0, from the same prediction.
 
-Data: 768 x 16 x 16 tokens of DINOv2-B with registers, as `jdit.codecs.rae()` makes them
-with the published statistics (`load_rae` reads the authors' files). Not run here.
+Data: 768 x 16 x 16 tokens of DINOv2-B with registers, as `jdit encode` makes them by a
+codec with the published statistics (`load_rae` reads the authors' files, `save_codec`
+writes the folder that it takes): 1 TB in float16 with the mirror images, where the
+published code encodes in training. Not run here.
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from math import sqrt
 
 import jax.numpy as jnp
 
-from jdit.data import Latents
+from jdit.data import Encoded
 from jdit.models.ddt import dit_dh
 from jdit.objectives import Denoising, LogitNormal
 from jdit.objectives import Shifted as ShiftedTime
@@ -51,7 +53,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="rae-dit-dh-xl",
         model=dit_dh("XL", dtype="bfloat16", remat="dots"),
-        data=Latents("data/imagenet256-dinov2-b.safetensors"),
+        data=Encoded("data/imagenet256-dinov2-b"),
         process=Gaussian(Linear(), "velocity"),
         objective=Denoising(times=ShiftedTime(LogitNormal(), SHIFT)),
         training=Training(

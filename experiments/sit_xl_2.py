@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SiT-XL/2 on ImageNet 256: DiT's network, a linear path and its velocity.
 
-    jdit train sit_xl_2 --data.path latents.npz
+    jdit train sit_xl_2    # on latents that `jdit encode` wrote
 
 Ma et al., 2024. From the published code (train.py, sample_ddp.py, transport/): Stable
 Diffusion's autoencoder, uniform times, AdamW at a constant 1e-4 without decay, batches
@@ -11,8 +11,8 @@ channels. Published: FID 2.06 after 7,000,000 steps. The code's default is anoth
 sampler, dopri5 without guidance. How it was evaluated: docs/evaluation.md.
 
 The network gives 8 channels as the published weights do, of which 4 are not used.
-Chosen here: images are encoded before, so they are not flipped in training. Not run
-here. docs/pods.md has it compiled for TPU slices.
+Data and averages are those of `experiments/dit_xl_2.py`. Not run here. docs/pods.md has
+it from the archive of images on, and compiled for TPU slices.
 """
 
 from dataclasses import replace

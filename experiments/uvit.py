@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """U-ViT-H/2 on ImageNet's latents (Bao et al., 2023, "All are Worth Words").
 
-    jdit train uvit --data.path latents.npz
+    jdit train uvit    # on latents that `jdit encode` wrote
 
 From the published configuration (imagenet256_uvit_huge): Stable Diffusion's
 autoencoder and its schedule of 1,000 steps, noise prediction, 500,000 steps of 1,024
@@ -15,7 +15,7 @@ as published. The published optimizer also decays norms, biases and other vector
 but the positions), and here only kernels are.
 """
 
-from jdit.data import Latents, PosteriorSample
+from jdit.data import Encoded
 from jdit.guidance import CFG
 from jdit.models import uvit
 from jdit.objectives import Denoising, DiscreteTime
@@ -28,7 +28,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="uvit-h-2",
         model=uvit("H", dtype="bfloat16", remat="block"),
-        data=Latents("latents.npz", scale=0.18215, posterior=PosteriorSample()),
+        data=Encoded("data/imagenet256-sd"),
         process=Gaussian(DDPMScaledLinear(), "noise"),
         objective=Denoising(times=DiscreteTime()),
         training=Training(

@@ -6,8 +6,8 @@
 Wan Team, 2025, "Wan: Open and Advanced Large-Scale Video Generative Models". From the
 paper and its code: the straight path, umT5's tokens (512, zero vectors behind the
 prompt's end), latents of Wan's causal codec (4 x 8 x 8 pixels to 16 channels,
-normalised by channel). Not checked against the report's text: logit-normal times,
-AdamW at 1e-4 with decay 1e-3 in bfloat16. Sampling
+normalised by channel), logit-normal times (as two papers that follow it quote). Not
+checked against the report's text: AdamW at 1e-4 with decay 1e-3 in bfloat16. Sampling
 as the authors' README advises for this size: guidance 6 and times shifted by 8, 50
 steps; guidance is towards a negative prompt ("negative").
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `jdit train|sample|eval|inspect RECIPE`."""
+"""The command line: `jdit train|sample|eval|inspect|compile|encode NAME`."""
 
 import dataclasses
 import os
@@ -27,10 +27,15 @@ commands:
   inspect  show a recipe's parts, parameters, tokens and FLOPs
   compile  compile for a TPU slice that is not there: memory, exchanges, time; with
            --search, find the fastest mesh, remat policy and batch that fit
+  encode   encode images to latents, once, in files that recipes train on
 
 RECIPE is a Python file with recipe(), a module, or a shipped name such as "digits".
 `jdit COMMAND RECIPE --help` lists every field that can be set, with its type.
 
+jdit encode DATA --codec FOLDER_OR_NAME --out FOLDER
+                                      DATA is a folder of images (a subfolder a class,
+                                      or 1.txt beside 1.png), the folder of a prepared
+                                      TFDS version, tfds:NAME, or a recipe.
 jdit eval RECIPE                      the recipe's own evaluation
 jdit eval NAME --reference FILE       FID and its kin against a reference; NAME is a
                                       recipe, a trained model, a folder of PNGs, an
@@ -259,12 +264,22 @@ def sample(name: str, args: Sequence[str]) -> None:
     print(f"wrote {draw.draw(name, options)}")
 
 
+def encode_(name: str, args: Sequence[str]) -> None:
+    from jdit.encode import Encode, encode
+    from jdit.parallel import first
+
+    folder = encode(name, _options(Encode(), f"jdit encode {name}", args))
+    if first():
+        print(f"wrote {folder}")
+
+
 COMMANDS: dict[str, Callable[[str, Sequence[str]], None]] = {
     "train": train,
     "sample": sample,
     "eval": evaluate,
     "inspect": inspect,
     "compile": compile_,
+    "encode": encode_,
 }
 
 
@@ -283,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     keep_freed_memory()
     try:
-        if command == "train":
+        if command in ("train", "encode"):
             join()  # the same command on every host is one run
         COMMANDS[command](rest[0], rest[1:])
     except (ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:

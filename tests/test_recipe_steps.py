@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from compilations import compilations
 from safetensors.numpy import save_file
+from synthetic_data import encoded_folder
 
 import experiments
 from jdit.conditioning import Labels
 from jdit.conditioning.shown import Shown
-from jdit.data import Latents
+from jdit.data import Dataset, Encoded, Latents
 from jdit.models.ddt import Tower
 from jdit.recipe import Recipe, load_recipe
 from jdit.train import TrainState, abstract_state, batches_of, make_step
@@ -150,9 +151,14 @@ def columns(model: Any, names: tuple[str, ...], channels: int) -> dict[str, Any]
     return {name: known[name] for name in names} | {"x_0": draw(*model.grid, channels)}
 
 
-def data(recipe: Recipe, model: Any, folder: Path) -> Latents:
-    """The recipe's data set, reading random arrays; `Latents` for other sets."""
+def data(recipe: Recipe, model: Any, folder: Path) -> Dataset:
+    """The recipe's data set, reading random arrays; `Latents` for sets of images."""
     again, kind = recipe.data, ".npz"
+    if isinstance(again, Encoded):
+        arrays = columns(model, ("label",), 2 * model.channels)
+        views = np.stack([arrays["x_0"], arrays["x_0"][:, :, ::-1]], 1)
+        path = encoded_folder(folder, x_0=views, label=arrays["label"])
+        return replace(again, path=str(path))
     if isinstance(again, Latents):
         kind = Path(again.path).suffix
     else:

@@ -436,4 +436,4 @@ def test_published_protocols_are_those_of_the_recipes(name):
     assert fields["evaluations"] == 250 and fields["passes"] == 500
     assert fields["guidance_scale"] == 1.5 and "channels=3" in fields["guidance_rest"]
     published = dit("XL") if name == "dit_xl_2" else sit("XL", out_channels=8)
-    assert recipe.model == published and recipe.data.scale == 0.18215
+    assert recipe.model == published and recipe.data.scaling == "codec"

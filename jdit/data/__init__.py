@@ -15,6 +15,7 @@ from jdit.data.base import (
 )
 from jdit.data.captions import Captioned
 from jdit.data.digits import Digits
+from jdit.data.encoded import Either, Encoded
 from jdit.data.folder import ImageFolder
 from jdit.data.glyphs import Glyphs
 from jdit.data.images import Flip, center_crop
@@ -29,6 +30,8 @@ __all__ = [
     "Captioned",
     "Dataset",
     "Digits",
+    "Either",
+    "Encoded",
     "Flip",
     "Glyphs",
     "ImageFolder",

@@ -58,6 +58,10 @@ class Captioned:
     def classes(self) -> None:
         return None
 
+    @property
+    def transforms(self) -> tuple[Any, ...]:
+        return getattr(self.data, "transforms", ())
+
     def source(self) -> "CaptionedSource":
         return CaptionedSource(self)
 

@@ -27,8 +27,8 @@ class TFDS:
 
     Images keep their channels: 1 or 3, and 4 become 3 on white.
 
-    Raises FileNotFoundError if the data are not there, ValueError for features that
-    or a split that are not there or do not fit.
+    Raises FileNotFoundError if the data are not there, ValueError for features or a
+    split that are not there or do not fit, or (when it is read) a broken example.
     """
 
     name: str
@@ -116,7 +116,13 @@ class TFDSSource:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Record:
-        dataset, example = self.dataset, self.data[index]
+        dataset = self.dataset
+        try:
+            example = self.data[index]
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(
+                f"example {index} of {dataset.name!r} cannot be read: {error}"
+            ) from error
         x_0 = np.asarray(example[dataset.image_key])
         if x_0.shape[-1] == 4 or (dataset.size and x_0.shape != self.shape):
             image = Image.fromarray(x_0[..., 0] if x_0.shape[-1] == 1 else x_0)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jdit.codecs import load_codec
-from jdit.data import Latents, to_uint8
+from jdit.data import Encoded, Latents, to_uint8
 from jdit.draw import Drawer, by_label
 from jdit.evals.devices import over_devices
 from jdit.evals.protocol import (
@@ -133,6 +133,9 @@ class Decoder:
 
 def _scaling(data: Any) -> tuple[Any, Any] | None:
     """(shift, scale) of a data set of latents: the file's, or what the recipe says."""
+    if isinstance(data, Encoded):
+        own = data.scaling == "codec"
+        return None if own else (data.rescale.shift, data.rescale.scale)
     if not isinstance(data, Latents):
         return None
     if Path(data.path).is_file():

@@ -114,7 +114,7 @@ def load_ddt(
 
     Raises FileNotFoundError, ImportError for a torch file without torch, and ValueError
     naming what is missing, unknown or of the wrong shape.
-    Source: MCG-NJU/DDT, src/models/denoiser/decoupled_improved_dit.py and app.py.
+    Source: MCG-NJU/DDT 1d1b4d2, src/models/denoiser/decoupled_improved_dit.py, app.py.
     """
     source = open_tensors(path).under(EMA)
     total = depth_of(source)
@@ -229,7 +229,7 @@ def load_dit_dh(path: str | Path) -> tuple[DiTDH, Params]:
 
     Raises FileNotFoundError, ImportError for a torch file without torch, and ValueError
     naming what is missing, unknown or of the wrong shape.
-    Source: bytetriper/RAE, src/stage2/models/DDT.py.
+    Source: bytetriper/RAE a4d18c4, src/stage2/models/DDT.py.
     """
     source = open_tensors(path)
     check_parts(source, "the published layout of RAE's wide head")

@@ -81,7 +81,7 @@ def load_dico(
 
     Raises FileNotFoundError, ImportError for a torch file without torch, and ValueError
     naming what is missing, unknown, or of the wrong shape.
-    Source: shallowdream204/DiCo, dico_models.py.
+    Source: shallowdream204/DiCo b596b05, dico_models.py.
     """
     source = open_tensors(path)
     model = _infer(source, grid, classes)

@@ -103,7 +103,7 @@ def load_dimr(
 
     Raises FileNotFoundError, ImportError for a torch file without torch, and ValueError
     naming what is missing, unknown, or of the wrong shape.
-    Source: qihao067/DiMR, libs/core/blocks.py.
+    Source: qihao067/DiMR fa141ae, libs/core/blocks.py.
     """
     source = open_tensors(path)
     model = _infer(source, heads, grid)

@@ -94,7 +94,7 @@ def load_lightning_dit(path: str | Path) -> tuple[LightningDiT, Params]:
     Raises FileNotFoundError, ImportError for a torch file without torch, and ValueError
     naming what is missing, unknown or of the wrong shape; so also for the published
     code's options that are plain DiT (no SwiGLU, no RMSNorm, no rotary positions).
-    Source: hustvl/LightningDiT, models/lightningdit.py.
+    Source: hustvl/LightningDiT 2725fed, models/lightningdit.py.
     """
     source = open_tensors(path)
     model = _infer(source)

@@ -190,8 +190,8 @@ def load_lumina(
 
     Raises FileNotFoundError, ImportError for a torch file without torch, and ValueError
     naming what is missing, unknown or of the wrong shape.
-    Source: Alpha-VLLM/Lumina-T2X, lumina_t2i and lumina_next_t2i, models/model.py;
-    Flag-DiT-ImageNet and Next-DiT-ImageNet.
+    Source: Alpha-VLLM/Lumina-T2X 1c60696, models/model.py of lumina_t2i and of
+    lumina_next_t2i; Flag-DiT-ImageNet and Next-DiT-ImageNet.
     """
     source = open_tensors(path)
     dim, values = source.shape("x_embedder.weight", 2)

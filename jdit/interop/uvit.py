@@ -84,7 +84,7 @@ def load_uvit(
 
     Raises FileNotFoundError, ImportError for a torch file without torch, and ValueError
     naming what is missing, unknown, or of the wrong shape.
-    Source: baofff/U-ViT, libs/uvit.py and libs/uvit_t2i.py.
+    Source: baofff/U-ViT ce55170, libs/uvit.py and libs/uvit_t2i.py.
     """
     source = open_tensors(path)
     model = _infer(source, heads, classes, text_tokens)

@@ -66,7 +66,7 @@ def load_vdt(path: str | Path, *, heads: int | None = None) -> tuple[VDT, Params
 
     Raises FileNotFoundError, ImportError for a torch file without torch, and ValueError
     naming what is missing, unknown, or of the wrong shape.
-    Source: RERV/VDT, models.py.
+    Source: RERV/VDT cdbad2b, models.py.
     """
     source = open_tensors(path)
     model = _infer(source, heads)

@@ -68,7 +68,7 @@ class DDT(Backbone):
     basis: of the time embedding; the published period is 10, for times in [0, 1].
     encoder, decoder: the two towers; they must be of one width here.
 
-    Source: MCG-NJU/DDT, src/models/denoiser/decoupled_improved_dit.py.
+    Source: MCG-NJU/DDT 1d1b4d2, src/models/denoiser/decoupled_improved_dit.py.
     """
 
     grid: tuple[int, ...] = (32, 32)
@@ -304,7 +304,7 @@ class DiTDH(DDT):
     Fourier features, and SiLU is applied to the conditions once more. The published
     weights mean `Gaussian(Linear(), "velocity")`, and their clock is ours.
 
-    Source: bytetriper/RAE, src/stage2/models/DDT.py.
+    Source: bytetriper/RAE a4d18c4, src/stage2/models/DDT.py.
     """
 
     grid: tuple[int, ...] = (16, 16)

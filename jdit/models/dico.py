@@ -48,6 +48,8 @@ class DiCo(Backbone):
     channels, out_channels, conditioning, clock, dtype, remat, unroll: see `DiT`. The
         published models mean `Gaussian(DDPMLinear(), "noise")` with a learned variance.
     depths: layers of the five stages.
+
+    Source: shallowdream204/DiCo b596b05, dico_models.py.
     """
 
     grid: tuple[int, ...] = (32, 32)

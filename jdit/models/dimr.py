@@ -65,6 +65,8 @@ class DiMR(Backbone):
         the code's `log_snr`). The published models mean `Gaussian(DDPMScaledLinear(),
         "noise")`.
     channels, conditioning, dtype, remat, unroll: see `DiT`.
+
+    Source: qihao067/DiMR fa141ae, libs/core/blocks.py.
     """
 
     grid: tuple[int, ...] = (32, 32)

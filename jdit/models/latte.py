@@ -45,7 +45,7 @@ class Latte(Backbone):
     base, interpolation: of positions within a frame, see `PixArt`. Frames count from 0.
     clock, basis, dtype, remat, unroll: as in `DiT`.
 
-    Source: Vchitect/Latte, models/latte.py; diffusers, latte_transformer_3d.py.
+    Source: Vchitect/Latte b27c24a, models/latte.py; diffusers, latte_transformer_3d.py.
     """
 
     grid: tuple[int, ...] = (16, 32, 32)

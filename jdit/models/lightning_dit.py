@@ -42,7 +42,7 @@ class LightningDiT(Backbone):
     dim, depth, heads: heads are `2 * axes` channels wide, or a multiple of that.
     hidden: inner width of the SwiGLU. qk_norm, shift: see `AdaRMS`.
 
-    Source: hustvl/LightningDiT, models/lightningdit.py.
+    Source: hustvl/LightningDiT 2725fed, models/lightningdit.py.
     """
 
     grid: tuple[int, ...] = (16, 16)

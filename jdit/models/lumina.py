@@ -61,7 +61,7 @@ class FlagDiT(Backbone):
     eps: of the RMS norms. stretch: rotary frequencies at other sizes than the trained.
     base_tokens: the tokens in training, for proportional attention; None for none.
 
-    Source: Alpha-VLLM/Lumina-T2X, lumina_t2i/models/model.py.
+    Source: Alpha-VLLM/Lumina-T2X 1c60696, lumina_t2i/models/model.py.
     """
 
     grid: tuple[int, ...] = (128, 128)
@@ -269,7 +269,7 @@ class NextDiT(FlagDiT):
         none at data. In which layers between is not published: here the first ones, in
         proportion to the time.
 
-    Source: Alpha-VLLM/Lumina-T2X, lumina_next_t2i/models/model.py.
+    Source: Alpha-VLLM/Lumina-T2X 1c60696, lumina_next_t2i/models/model.py.
     """
 
     dim: int = 2304

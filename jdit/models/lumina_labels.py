@@ -48,7 +48,7 @@ class FlagDiTLabels(Labelled, FlagDiT):  # type: ignore[misc]
 
     Conditions: "label" `b`. Fields, sign and clock as in `FlagDiT`; the published
     models generate latents of 32 x 32 and 64 x 64, whose read-out has an unused half.
-    Source: Alpha-VLLM/Lumina-T2X, Flag-DiT-ImageNet/models/model.py.
+    Source: Alpha-VLLM/Lumina-T2X 1c60696, Flag-DiT-ImageNet/models/model.py.
     """
 
     grid: tuple[int, ...] = (32, 32)
@@ -63,7 +63,7 @@ class NextDiTLabels(Labelled, NextDiT):  # type: ignore[misc]
 
     Against `NextDiT`, the norms before the branches have no scale of their own, and the
     read-out has a shift.
-    Source: Alpha-VLLM/Lumina-T2X, Next-DiT-ImageNet/models/models.py.
+    Source: Alpha-VLLM/Lumina-T2X 1c60696, Next-DiT-ImageNet/models/models.py.
     """
 
     grid: tuple[int, ...] = (32, 32)

@@ -55,6 +55,8 @@ class UViT(Backbone):
         "noise")`; those of pixels read 999 times the time of `Gaussian(VPLinear(),
         "noise")`.
     dtype, remat, unroll: see `DiT`.
+
+    Source: baofff/U-ViT ce55170, libs/uvit.py and libs/uvit_t2i.py.
     """
 
     grid: tuple[int, ...] = (32, 32)

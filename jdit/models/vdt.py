@@ -42,6 +42,8 @@ class VDT(Backbone):
         heads, mlp_ratio, clock, dtype, remat, unroll: see `DiT`. patch: along rows and
         columns. The published models mean `Gaussian(DDPMLinear(), "noise")` with a
         learned variance, and class 0.
+
+    Source: RERV/VDT cdbad2b, models.py.
     """
 
     grid: tuple[int, ...] = (16, 32, 32)

@@ -4,6 +4,7 @@
 from jdit.pipelines.captions import Captions, captioned
 from jdit.pipelines.compose import Pipeline, Weights
 from jdit.pipelines.folders import pipeline
+from jdit.pipelines.lumina_t2i import lumina_t2i
 from jdit.pipelines.output import save_video, to_images
 from jdit.pipelines.prompts import (
     ClassNames,
@@ -29,6 +30,7 @@ __all__ = [
     "TwoMaskedTexts",
     "Weights",
     "captioned",
+    "lumina_t2i",
     "pipeline",
     "save_video",
     "to_images",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_data import emoji_font, numbered_tfds, text_encoder
+from synthetic_data import emoji_font, encoded_folder, numbered_tfds, text_encoder
 
 from jdit.data import (
     TFDS,
@@ -16,6 +16,7 @@ from jdit.data import (
     Captioned,
     Dataset,
     Digits,
+    Encoded,
     Glyphs,
     ImageFolder,
     Latents,
@@ -62,6 +63,14 @@ def _memory_mapped(folder: Path) -> Latents:
     return Latents(str(folder / "z.npy"), channels_first=True)
 
 
+def _shards(folder: Path) -> Encoded:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-0.1, 0.1, (17, 2, 4, 4, 6)).astype(np.float16)
+    x[..., 3:] -= 30
+    label = np.arange(17, dtype=np.int32) % 3
+    return Encoded(str(encoded_folder(folder, x_0=x, label=label)))
+
+
 def _glyphs(folder: Path) -> Glyphs:
     return Glyphs(size=8, font=str(emoji_font(folder)))
 
@@ -80,6 +89,7 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "image folder, captions": _captioned,
     "latents, sampled": _latents,
     "latents, memory-mapped": _memory_mapped,
+    "latents, in shards": _shards,
     "glyphs": _glyphs,
     "encoded captions": _encoded,
     "tfds": lambda folder: TFDS(str(numbered_tfds(folder))),

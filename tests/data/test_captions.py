@@ -4,9 +4,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from synthetic_data import text_encoder
+from synthetic_data import encoded_folder, text_encoder
 
-from jdit.data import ArraySource, Captioned, pipeline
+from jdit.data import ArraySource, Captioned, Encoded, pipeline
 from jdit.encoders import load_encoder, load_tokenizer
 
 
@@ -53,6 +53,18 @@ def test_an_example_is_told_by_each_template(encoder):
     told = data.conditions(np.array([5, 0]))
     assert told.keys() == {"text", "mask", "pooled"}
     np.testing.assert_array_equal(told["text"][0], source[5]["text"])
+
+
+def test_latents_are_captioned_as_images_are(encoder, tmp_path):
+    """They are drawn and scaled by the set that is captioned."""
+    x = np.zeros((3, 2, 2, 2, 4), np.float32) - 60
+    x[..., :2] = np.arange(3)[:, None, None, None, None]
+    columns = {"x_0": x, "label": np.zeros(3, np.int32), "caption": np.array([*"abc"])}
+    inner = Encoded(str(encoded_folder(tmp_path, **columns)))
+    data = Captioned(inner, encoder, length=4)
+    batch = next(pipeline(data, batch=3, seed=0, shuffle=False))
+    assert batch["x_0"].shape == (3, 2, 2, 2)
+    np.testing.assert_allclose(batch["x_0"][:, 0, 0, 0], [0, 2, 4], atol=1e-5)
 
 
 def test_what_does_not_fit_is_said(encoder, tmp_path):

@@ -244,6 +244,17 @@ def test_tfds_reads_what_was_written(tmp_path):
         TFDS(str(folder), image_key="image2").source()
 
 
+def test_a_broken_example_of_tfds_is_named(tmp_path):
+    class Broken(list):
+        def __getitem__(self, index):
+            raise OSError("cannot identify image file")
+
+    source = TFDS(str(numbered_tfds(tmp_path))).source()
+    source.data = Broken()
+    with pytest.raises(ValueError, match="example 3 of .* cannot be read: cannot iden"):
+        source[3]
+
+
 def test_tfds_without_data_or_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a folder"):
         TFDS("no_such_data_set", data_dir=str(tmp_path)).source()

@@ -4,10 +4,11 @@
 import jax
 import numpy as np
 import pytest
+from synthetic_data import encoded_folder
 from tiny_dit import start
 
 from jdit.codecs import AutoencoderKL, save_codec
-from jdit.data import Latents
+from jdit.data import Encoded, Latents
 from jdit.evals.drawn import Decoder
 
 CODEC = AutoencoderKL(widths=(4,), blocks=1, groups=2, mid_attention=False)
@@ -40,3 +41,16 @@ def test_the_scale_of_the_data_comes_before_the_codecs(folder):
     want = decoded(LATENTS / 0.5 + 0.25)
     np.testing.assert_allclose(decoder(LATENTS), want, atol=1e-5)
     assert decoder.fields["codec_scaling"] == "shift=0.25, scale=0.5"
+
+
+def test_encoded_latents_are_scaled_back_by_codec_or_channel(folder, tmp_path):
+    moments = np.concatenate([LATENTS + 3, 0 * LATENTS - 30], -1)
+    label = np.zeros(len(moments), np.int32)
+    path = str(encoded_folder(tmp_path, False, x_0=moments, label=label))
+    plain = Decoder(folder, Encoded(path), 6)
+    want = decoded(LATENTS / CODEC.scaling_factor)
+    np.testing.assert_allclose(plain(LATENTS), want, atol=1e-5)
+    values = (LATENTS + 3).reshape(-1, 4)
+    want = decoded(LATENTS * values.std(0) + values.mean(0))
+    channels = Decoder(folder, Encoded(path, scaling="channels"), 6)
+    np.testing.assert_allclose(channels(LATENTS), want, atol=1e-4)
