@@ -19,6 +19,7 @@ from jdit.compile.chips import Chip
 from jdit.compile.programs import conditions, forward_flops
 from jdit.objectives import loss
 from jdit.parallel import Mesh
+from jdit.parallel.rules import names_of
 from jdit.recipe import Recipe
 from jdit.stack import Remat
 from jdit.train import abstract_state
@@ -135,11 +136,11 @@ class Estimate:
     def params(self, mesh: Mesh) -> float:
         """Bytes of parameters on one chip."""
         if mesh not in self._params:
-            rules, sizes = self.recipe.sharding, mesh.sizes(self.chips)
-            total = 0.0
+            rules, total = self.recipe.sharding, 0.0
+            shapes = [(path, leaf.shape) for path, leaf in self._leaves]
+            sizes = rules.divide(mesh.sizes(self.chips), shapes)
             for path, leaf in self._leaves:
-                spec = rules.spec(path, leaf.shape, sizes)
-                names = [name for axes in spec for name in _names(axes)]
+                names = names_of(rules.spec(path, leaf.shape, sizes))
                 total += _bytes(leaf) / prod(sizes[name] for name in names)
             self._params[mesh] = total
         return self._params[mesh]
@@ -299,10 +300,6 @@ class Estimate:
         share += 8 * (mesh.sequence - 1) / mesh.sequence
         sent += choice.micro * again * share * stream
         return sent / rate
-
-
-def _names(axes: str | Sequence[str] | None) -> tuple[str, ...]:
-    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def _kind(choice: Choice) -> tuple[bool, ...]:

@@ -2,7 +2,7 @@
 """The mesh: all devices of a run, as a grid with named axes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import jax
@@ -11,8 +11,12 @@ from jax.sharding import AxisType
 AXES = ("guidance", "data", "fsdp", "tensor", "sequence", "expert")
 """The mesh's axes, slowest first: devices of the later ones are close neighbours."""
 
-BATCH = ("data", "fsdp")
-"""The axes over which examples are split."""
+INNER = "fsdp_inner"
+"""In JAX's mesh, the faster part of `fsdp`: both together are that axis, and each by
+itself can split an axis of a parameter that they do not divide together."""
+
+BATCH = ("data", "fsdp", INNER)
+"""The axes of JAX's mesh over which examples are split."""
 
 SEQUENCE, GUIDANCE = "sequence", "guidance"
 """The axes over which tokens, and the passes of one guided step, are split."""
@@ -83,12 +87,27 @@ class Mesh:
             )
         return {axis: sizes[axis] for axis in AXES}
 
-    def build(self, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    def build(
+        self, devices: Sequence[jax.Device] | None = None, inner: int = 1
+    ) -> jax.sharding.Mesh:
         """The mesh on these devices, or on all; their order is JAX's for the topology.
 
         Its axes are `Auto`: XLA's partitioner spreads a program over them.
+
+        inner: how many of the devices along `fsdp` the axis `INNER` has.
         """
         devices = jax.devices() if devices is None else list(devices)
         sizes = self.sizes(len(devices))
         kinds = (AxisType.Auto,) * len(sizes)
-        return jax.make_mesh(tuple(sizes.values()), AXES, kinds, devices=devices)
+        whole = jax.make_mesh(tuple(sizes.values()), AXES, kinds, devices=devices)
+        sizes = inside(sizes, inner)
+        grid = whole.devices.reshape(tuple(sizes.values()))
+        kinds = (AxisType.Auto,) * len(sizes)
+        return jax.sharding.Mesh(grid, tuple(sizes), axis_types=kinds)
+
+
+def inside(sizes: Mapping[str, int], inner: int) -> dict[str, int]:
+    """The sizes of JAX's axes: those of `AXES`, and `INNER` within `fsdp`."""
+    split = dict(sizes) | {"fsdp": sizes["fsdp"] // inner, INNER: inner}
+    at = AXES.index("fsdp") + 1
+    return {axis: split[axis] for axis in (*AXES[:at], INNER, *AXES[at:])}

@@ -143,6 +143,7 @@ def gathers() -> list[bool]:
 SIZE = dict(channels=2, dim=24, depth=2, heads=4)
 MODELS: dict[str, Any] = {
     "dit": DiT(grid=(6, 6), conditioning=Labels(3), **SIZE),
+    "odd": DiT(grid=(6, 6), conditioning=Labels(3), **SIZE | dict(dim=12)),
     "mmdit": MMDiT((6, 6), qk_norm=True, max_size=3, conditioning=Text(6, 5), **SIZE),
     "latte": Latte((2, 4, 4), out_channels=2, conditioning=Labels(3), **SIZE),
     "wan": Wan((2, 6, 6), hidden=32, text_tokens=6, conditioning=Text(6), **SIZE),
@@ -159,7 +160,12 @@ SPLITS: dict[str, tuple[Mesh, Any]] = {
         replace(parallel.fsdp_tensor, attention=Ring()),
     ),
 }
-QUICK = [("dit", "tensor_ring"), ("mmdit", "ring"), ("latte", "ulysses")]
+QUICK = [
+    ("dit", "tensor_ring"),
+    ("mmdit", "ring"),
+    ("latte", "ulysses"),
+    ("odd", "fsdp"),
+]
 
 
 def batches(name: str, steps: int, rows: int = 8) -> list[dict[str, np.ndarray]]:
@@ -240,6 +246,21 @@ def steps(asked: Any, count: int) -> dict[str, list[float]]:
             max(jax.tree.leaves(jax.tree.map(_gap, *pair))) for pair in pairs
         ]
     return found
+
+
+def parts() -> dict[str, list[tuple[int, ...]]]:
+    """Of matrices whose width the 8 devices of `fsdp` do not divide: one device's."""
+    mesh, rules = SPLITS["fsdp"]
+    made = Recipe("odd", MODELS["odd"], data=None, training=TRAINING)
+    made = replace(made, mesh=mesh, sharding=replace(rules, smallest=64))
+    kernels = init_state(made, plan_of(made)).params["blocks"]
+    return {
+        f"{branch} {name}": [x.shape, x.addressable_shards[0].data.shape]
+        for branch, layers in kernels.items()
+        for name, layer in layers.items()
+        for x in layer.values()
+        if x.ndim == 3
+    }
 
 
 def _gap(a: Any, b: Any) -> float:

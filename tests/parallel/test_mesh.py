@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jdit import parallel
 from jdit.parallel import AXES, Group, Mesh, Rules, group_of
+from jdit.parallel.mesh import INNER, inside
 from jdit.train.fit import plan_of
 from tests.train.tiny import tiny
 
@@ -75,6 +76,22 @@ def test_what_no_rule_names_is_split_along_its_longest_axis_but_not_along_layers
     assert rules.spec("a", (16, 8), sizes) == P("fsdp", None)
     assert rules.spec("a", (3, 4), sizes) == P(None, None)  # too small
     assert parallel.dp.spec("a", (1024, 1024), sizes) == P(None, None)
+
+
+def test_fsdp_is_two_axes_where_none_of_a_parameter_is_divided_by_it():
+    square, wide = ("blocks/q/kernel", (28, 1152, 1152)), ("a", (1152, 4096))
+    sizes, rules = on(fsdp=256), Rules()
+    assert rules.divide(sizes, [wide]) == inside(sizes, 1)
+    parts = rules.divide(sizes, [square, wide])
+    assert parts == inside(sizes, 2) and parts["fsdp"] == 128
+    assert rules.spec(*square, parts) == P(None, "fsdp", INNER)
+    assert rules.spec("else", (28, 1152, 1152), parts) == P(None, INNER, "fsdp")
+    assert rules.spec(*wide, parts) == P(None, ("fsdp", INNER))  # as one axis would
+    three = rules.divide(on(fsdp=256, tensor=2), [square])
+    assert rules.spec(*square, three) == P(None, "fsdp", ("tensor", INNER))
+    assert rules.spec("blocks/q/kernel", (28, 1152, 9), parts) == P(None, "fsdp", None)
+    with pytest.raises(ValueError, match="axis 0 of q, of size 1152, over fsdp, but"):
+        Rules((("q", "fsdp _"),)).divide(sizes, [("q", (1152, 1152))])
 
 
 @pytest.mark.parametrize(
