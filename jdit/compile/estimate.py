@@ -5,7 +5,7 @@ Crude by itself: it says which of many ways to run a step are worth a compile. E
 compiled one corrects it (`Estimate.learn`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product

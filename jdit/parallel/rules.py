@@ -15,8 +15,8 @@ from jdit.parallel.ulysses import Ulysses
 _WEIGHT = r"kernel(/base|/q)?$"
 
 TENSOR = (
-    (rf"(^|/)(in|qkv|q|kv)/{_WEIGHT}", "fsdp? tensor?"),
-    (r"(^|/)(in|qkv|q|kv)/bias$", "tensor?"),
+    (rf"(^|/)(in|qkv|q|(text_)?kv)/{_WEIGHT}", "fsdp? tensor?"),
+    (r"(^|/)(in|qkv|q|(text_)?kv)/bias$", "tensor?"),
     (rf"(^|/)out/{_WEIGHT}", "tensor? fsdp?"),
 )
 """Attention and MLP: first matrices split by columns, second ones by rows (Shoeybi et
@@ -193,7 +193,9 @@ class _Axes:
 
 def names_of(spec: PartitionSpec) -> list[str]:
     """The axes of a mesh that split anything."""
-    return [n for part in spec for n in ((part,) if isinstance(part, str) else part or ())]
+    return [
+        n for part in spec for n in ((part,) if isinstance(part, str) else part or ())
+    ]
 
 
 def _axes(word: str) -> tuple[str, ...]:

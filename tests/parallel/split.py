@@ -16,14 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jdit import parallel
+from jdit import linear, parallel
+from jdit.attention import SelfAttention
 from jdit.attention.heads import attend_joined, attending
+from jdit.compile.hlo import parse
+from jdit.compile.kernels import kernels
 from jdit.conditioning import Labels, Text
 from jdit.linear import contract, unflattened
 from jdit.models import DiT, MMDiT
 from jdit.models.latte import Latte
 from jdit.models.wan import Wan
 from jdit.parallel import Mesh, Plan, Ring, Ulysses
+from jdit.parallel.columns import Exchanged
 from jdit.parallel.tokens import SplitTokens
 from jdit.recipe import Constant, Recipe, Training
 from jdit.train import TrainState, init_state, make_step
@@ -138,6 +142,42 @@ def gathers() -> list[bool]:
         return jax.jit(jax.grad(value)).lower(kernel, x).compile().as_text()
 
     return ["all-gather" in compiled(kept) for kept in (nullcontext(), unflattened())]
+
+
+def side_by_side() -> dict[str, float]:
+    """Bytes that a device sends for attention's gradient under `tensor`, by kind of
+    exchange, and the largest relative difference from one device's."""
+    mesh = Mesh(1, 2, 4).build()
+    module, rng = SelfAttention(4), np.random.default_rng(0)
+    x = rng.normal(size=(8, 64, 16)).astype("f4")
+    params = module.init(jax.random.key(0), x)["params"]
+    rules, place = parallel.fsdp_tensor, NamedSharding(mesh, PartitionSpec("fsdp"))
+    where = Plan(mesh, rules).tree(params, params)
+
+    def gradient(by: Any) -> Any:
+        def value(params: Any, x: Any) -> jax.Array:
+            with linear.side_by_side(by) if by else nullcontext():
+                return jnp.sum(jnp.sin(module.apply({"params": params}, x)))
+
+        return jax.grad(value, (0, 1))
+
+    want, found = jax.jit(gradient(None))(params, x), {}
+    for name, by in {"plain": None, "columns": Exchanged(mesh)}.items():
+        step = jax.jit(
+            gradient(by), in_shardings=(where, place), out_shardings=(where, place)
+        )
+        compiled = step.lower(params, x).compile()
+        for kernel in kernels(parse(compiled.as_text()), 8):
+            for one in kernel.collectives:
+                key = f"{name} {one.kind}"
+                found[key] = found.get(key, 0.0) + kernel.times * one.sent
+        gaps = jax.tree.map(
+            lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(a).max()),
+            want,
+            jax.device_get(compiled(*jax.device_put((params, x), (where, place)))),
+        )
+        found[f"{name} gap"] = max(jax.tree.leaves(gaps))
+    return found
 
 
 SIZE = dict(channels=2, dim=24, depth=2, heads=4)

@@ -104,6 +104,19 @@ def test_split_tokens_are_not_gathered_to_meet_weights(found: Any):
     assert found["gathers"] == [True, False]
 
 
+def test_queries_keys_and_values_are_not_exchanged_under_tensor(found: Any):
+    """Columns of their kernel are, which here is a fiftieth of it."""
+    beside = found["beside"]
+    moves = ["collective-permute", "all-to-all"]
+    plain, columns = (
+        sum(beside.get(f"{name} {kind}", 0) for kind in moves)
+        for name in ("plain", "columns")
+    )
+    assert 0 < columns < plain / 50
+    assert beside["columns all-reduce"] == beside["plain all-reduce"]
+    assert beside["columns gap"] < 1e-5
+
+
 @pytest.mark.parametrize(
     "of", ["dit tensor_ring", "mmdit ring", "latte ulysses", "odd fsdp"]
 )

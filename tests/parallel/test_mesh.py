@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jdit import parallel
 from jdit.parallel import AXES, Group, Mesh, Rules, group_of
+from jdit.parallel.columns import rounds
 from jdit.parallel.mesh import INNER, inside
 from jdit.train.fit import plan_of
 from tests.train.tiny import tiny
@@ -92,6 +93,18 @@ def test_fsdp_is_two_axes_where_none_of_a_parameter_is_divided_by_it():
     assert rules.spec("blocks/q/kernel", (28, 1152, 9), parts) == P(None, "fsdp", None)
     with pytest.raises(ValueError, match="axis 0 of q, of size 1152, over fsdp, but"):
         Rules((("q", "fsdp _"),)).divide(sizes, [("q", (1152, 1152))])
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 8, 9])
+def test_columns_are_exchanged_in_as_many_rounds_as_there_are_parts(count, parts):
+    sent, targets, got = rounds(count, parts)
+    for c in range(parts):
+        for device in range(count):
+            at = got[c, device]
+            source = list(targets[at]).index(device)
+            assert parts * source + sent[at, source] == count * c + device
+    assert all(sorted(row) == list(range(count)) for row in targets)
 
 
 @pytest.mark.parametrize(
