@@ -129,6 +129,7 @@ class Estimate:
     recipe: Recipe
     chip: Chip
     chips: int
+    slices: int = 1
     seen: list[_Seen] = field(default_factory=list)
     _kept: dict[Remat | None, tuple[float, float]] = field(default_factory=dict)
     _params: dict[Mesh, float] = field(default_factory=dict)
@@ -285,7 +286,7 @@ class Estimate:
     def _network(self, choice: Choice) -> float:
         """Gradients over `data`; weights and gradients over `fsdp`, sums over `tensor`
         and queries, keys, values and results over `sequence` in each micro-batch; by
-        two links."""
+        two links. Among slices, each chip sends its part of the sums within its own."""
         mesh, rate = choice.mesh, 2 * self.chip.link_rate
         own = self.params(mesh)
         whole = self.params(replace(mesh, data=mesh.data * mesh.fsdp, fsdp=1))
@@ -299,7 +300,12 @@ class Estimate:
         share = 8 * (mesh.tensor - 1) / mesh.tensor
         share += 8 * (mesh.sequence - 1) / mesh.sequence
         sent += choice.micro * again * share * stream
-        return sent / rate
+        seconds = sent / rate
+        if self.slices > 1 and self.chip.dcn_rate:
+            part = own / (same / self.slices)
+            among = 2 * part * (self.slices - 1) / self.slices
+            seconds += among / self.chip.dcn_rate
+        return seconds
 
 
 def _kind(choice: Choice) -> tuple[bool, ...]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Meshes, rules and groups of processes: what needs no second device."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import album
@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jdit import parallel
 from jdit.parallel import AXES, Group, Mesh, Rules, group_of
 from jdit.parallel.columns import rounds
-from jdit.parallel.mesh import INNER, inside
+from jdit.parallel.mesh import INNER, grid, inside
 from jdit.train.fit import plan_of
 from tests.train.tiny import tiny
 
@@ -77,6 +77,35 @@ def test_what_no_rule_names_is_split_along_its_longest_axis_but_not_along_layers
     assert rules.spec("a", (16, 8), sizes) == P("fsdp", None)
     assert rules.spec("a", (3, 4), sizes) == P(None, None)  # too small
     assert parallel.dp.spec("a", (1024, 1024), sizes) == P(None, None)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What is asked of a TPU to place it; those of two slices."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def chips(side: int, platform: str = "tpu") -> Any:
+    places = [(s, x, y) for s in (1, 0) for x in range(side) for y in range(side)]
+    return [Chip(i, s, (x, y, 0), platform) for i, (s, x, y) in enumerate(places)]
+
+
+def test_slices_hold_parts_of_data_and_all_of_the_other_axes():
+    placed = grid(chips(4), on(data=4, fsdp=8)).squeeze()
+    assert placed.shape == (4, 8) and len({chip.id for chip in placed.flat}) == 32
+    found = [{chip.slice_index for chip in row} for row in placed]
+    assert found == [{0}, {0}, {1}, {1}]
+    with pytest.raises(ValueError, match="mesh.data is 1, but there are 2 slices: mak"):
+        grid(chips(2), on(fsdp=8))
+    hosts = grid(chips(2, "gpu"), on(fsdp=8)).squeeze()  # of GPUs: no slices
+    assert [chip.id for chip in hosts] == list(range(8))
 
 
 def test_fsdp_is_two_axes_where_none_of_a_parameter_is_divided_by_it():
