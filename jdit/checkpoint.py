@@ -27,6 +27,10 @@ Which = Literal["latest", "best"] | int
 
 PACKAGES = ("jdit", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 
+PIECES = ocp.SaveArgs(chunk_byte_size=2**24)
+"""An array is written in pieces of at most so many bytes. Who restores a part of it
+reads the pieces that the part is in; of one piece, that would be the whole array."""
+
 
 def named(tree: Any) -> dict[str, Array]:
     """A tree's arrays by name: the keys of its path, joined by "/"."""
@@ -174,10 +178,11 @@ class Checkpoints:
         step = int(state.step)
         if step in self.steps():
             return False
+        arrays = _raw(named(state))
         return self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_raw(named(state))),
+                state=ocp.args.StandardSave(arrays, dict.fromkeys(arrays, PIECES)),
                 data=ocp.args.JsonSave({"state": data}),
                 about=ocp.args.JsonSave(about),
             ),

@@ -4,11 +4,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from jdit.typing import Array, Float, Params
 
@@ -28,7 +29,8 @@ def contract(x: Float[Array, "*b d"], kernel: Any) -> Float[Array, "*b e"]:
 
     A weight may be an *array-like leaf*: any pytree node with a method
     `contract(x)`, such as `jdit.surgery.LowRank` or `jdit.surgery.Int8`. So no layer
-    has a quantised or an adapted branch.
+    has a quantised or an adapted branch. It may have a method `columns(change)`, the
+    weight whose arrays with an axis `e` are changed along it (`Linears`).
 
     The leading axes are flattened, because a flat two-dimensional product is what
     XLA:CPU maps to its fast matrix kernel in both directions; elsewhere it is free,
@@ -91,6 +93,65 @@ class Linear(nn.Module):
         return y
 
 
+class Linears(Linear):
+    """Several linear layers side by side in one kernel, `d (p e)`; gives all outputs.
+
+    One product, and one parameter each, as of a `Linear` of `p e` features.
+
+    features: e, of each. parts: p.
+    """
+
+    parts: int = 3
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> tuple[Float[Array, "*b e"], ...]:
+        width, by = self.parts * self.features, _COLUMNS.get()
+        kernel = leaf(self, "kernel", self.kernel_init, (x.shape[-1], width))
+        bias = leaf(self, "bias", self.bias_init, (width,)) if self.use_bias else None
+        if by is None or not by.fits(self.features, self.parts):
+            by = None
+        elif not hasattr(kernel, "contract"):
+            kernel = by(kernel.astype(x.dtype), self.parts)
+        elif hasattr(kernel, "columns"):
+            kernel = kernel.columns(lambda w: by(w, self.parts))
+        else:
+            by = None
+        y = contract(x, kernel)
+        if bias is not None:
+            bias = bias.astype(y.dtype)
+            y = y + (bias if by is None else by(bias, self.parts))
+        if by is None:
+            return tuple(jnp.split(y, self.parts, -1))
+        y = rearrange(y, "... (t p e) -> ... t p e", t=by.count, p=self.parts)
+        parts = jnp.split(y, self.parts, -2)
+        return tuple(rearrange(z, "... t 1 e -> ... (t e)") for z in parts)
+
+
+class Columns(Protocol):
+    """Brings columns that are split over devices in the order `t p e`, from `p t e`.
+
+    So each of `count` devices has its own columns of every part.
+    """
+
+    @property
+    def count(self) -> int: ...
+    def fits(self, features: int, parts: int) -> bool: ...
+    def __call__(self, x: Float[Array, "*d w"], parts: int) -> Float[Array, "*d w"]: ...
+
+
+@contextmanager
+def side_by_side(columns: Columns) -> Iterator[None]:
+    """Within it, the parts of `Linears` are each split over devices."""
+    token = _COLUMNS.set(columns)
+    try:
+        yield
+    finally:
+        _COLUMNS.reset(token)
+
+
+_COLUMNS: ContextVar[Columns | None] = ContextVar("columns", default=None)
+
+
 class Mlp(nn.Module):
     """Two linear layers with an activation: `d -> hidden -> d`.
 
@@ -127,6 +188,6 @@ class SwiGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        both = Linear(2 * self.hidden, self.use_bias, name="in")(x)
-        hidden = jax.checkpoint(_gated)(*jnp.split(both, 2, -1))
+        both = Linears(self.hidden, self.use_bias, parts=2, name="in")(x)
+        hidden = jax.checkpoint(_gated)(*both)
         return Linear(x.shape[-1], self.use_bias, name="out")(hidden)

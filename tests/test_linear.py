@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from einops import rearrange
 
-from jdit.linear import Linear, Mlp, contract
+from jdit.linear import Linear, Linears, Mlp, contract, side_by_side
+from jdit.surgery import Int8, LowRank
 
 
 def draw(*shape: int, seed: int = 0) -> jax.Array:
@@ -50,6 +52,37 @@ def test_a_weight_may_be_an_array_like_leaf():
     plain = module.apply({"params": params}, x)
     other = module.apply({"params": {**params, "kernel": Twice(params["kernel"])}}, x)
     np.testing.assert_allclose(other - params["bias"], 2 * (plain - params["bias"]))
+
+
+class OnTwo:
+    """What two devices do to columns: each has its own of every part."""
+
+    count = 2
+
+    def fits(self, features: int, parts: int) -> bool:
+        return features % self.count == 0
+
+    def __call__(self, x: jax.Array, parts: int) -> jax.Array:
+        return rearrange(x, "... (p t e) -> ... (t p e)", p=parts, t=self.count)
+
+
+@pytest.mark.parametrize("features", [6, 5])
+def test_linears_are_one_linear_cut_in_parts_on_one_device_and_on_two(features):
+    x, module = draw(2, 5, 6), Linears(features, parts=3, bias_init=jax.random.normal)
+    params = module.init(jax.random.key(0), x)["params"]
+    one = Linear(3 * features, bias_init=jax.random.normal)
+    same = one.init(jax.random.key(0), x)["params"]
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+    want = jnp.split(one.apply({"params": params}, x), 3, -1)
+    kernel = params["kernel"]
+    low = LowRank(Int8.of(kernel), draw(6, 2), draw(2, 3 * features), jnp.float32(0.5))
+    for weight in (kernel, low, Int8.of(kernel), Twice(kernel)):
+        told = {"params": {**params, "kernel": weight}}
+        whole = module.apply(told, x)
+        with side_by_side(OnTwo()):
+            jax.tree.map(np.testing.assert_array_equal, module.apply(told, x), whole)
+        if weight is kernel:
+            jax.tree.map(np.testing.assert_array_equal, whole, tuple(want))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -2,10 +2,9 @@
 """Tokens attend to the tokens of a condition."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from jdit.attention.heads import attend, split_heads
-from jdit.linear import Linear
+from jdit.linear import Linear, Linears
 from jdit.typing import Array, Bool, Float
 
 
@@ -32,6 +31,6 @@ class CrossAttention(nn.Module):
         dim = x.shape[-1]
         width = self.width or dim
         q = Linear(width, name="q")(x)
-        k, v = jnp.split(Linear(2 * width, name="kv")(text.astype(x.dtype)), 2, -1)
+        k, v = Linears(width, parts=2, name="kv")(text.astype(x.dtype))
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         return Linear(dim, name="out")(attend(q, k, v, mask=mask))

@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jdit.attention.heads import Rotary, attend_joined, split_heads
-from jdit.linear import Linear
+from jdit.linear import Linear, Linears
 from jdit.norms import RMSNorm
 from jdit.typing import Array, Bool, Float
 
@@ -25,12 +25,12 @@ class Ends(nn.Module):
     qk_norm: bool = True
 
     def setup(self) -> None:
-        self.qkv, self.out = Linear(3 * self.dim), Linear(self.dim)
+        self.qkv, self.out = Linears(self.dim), Linear(self.dim)
         if self.qk_norm:
             self.q_norm, self.k_norm = RMSNorm(), RMSNorm()
 
     def __call__(self, x: Float[Array, "b n d"]) -> Heads:
-        q, k, v = (split_heads(y, self.heads) for y in jnp.split(self.qkv(x), 3, -1))
+        q, k, v = (split_heads(y, self.heads) for y in self.qkv(x))
         return (self.q_norm(q), self.k_norm(k), v) if self.qk_norm else (q, k, v)
 
     def finish(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:

@@ -2,10 +2,9 @@
 """Every token attends to every token."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from jdit.attention.heads import attend, split_heads
-from jdit.linear import Init, Linear, xavier
+from jdit.linear import Init, Linear, Linears, xavier
 from jdit.norms import RMSNorm
 from jdit.typing import Array, Bool, Float
 
@@ -33,9 +32,9 @@ class SelfAttention(nn.Module):
         mask: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
-        qkv = Linear(3 * dim, self.qkv_bias, self.kernel_init, name="qkv")(x)
+        qkv = Linears(dim, self.qkv_bias, self.kernel_init, name="qkv")(x)
         # Split, then turn: the gradient is one concatenation, not three padded sums.
-        q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, -1))
+        q, k, v = (split_heads(part, self.heads) for part in qkv)
         if self.qk_norm:
             q, k = RMSNorm(name="q_norm")(q), RMSNorm(name="k_norm")(k)
         x = attend(q, k, v, mask=mask, rotary=rotary)

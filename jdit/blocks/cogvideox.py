@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jdit.attention import Rotary, attend, split_heads
 from jdit.blocks.joint import STREAMS
-from jdit.linear import Linear, Mlp, call, zeros
+from jdit.linear import Linear, Linears, Mlp, call, zeros
 from jdit.norms import LayerNorm, modulate, per_token
 from jdit.stack import Context
 from jdit.typing import Array, Bool, Float, Key, Params, Stream
@@ -33,7 +33,7 @@ class LayerNormedAttention(nn.Module):
         mask: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
-        parts = jnp.split(Linear(3 * dim, name="qkv")(x), 3, -1)
+        parts = Linears(dim, name="qkv")(x)
         q, k, v = (split_heads(part, self.heads) for part in parts)
         q, k = LayerNorm(name="q_norm")(q), LayerNorm(name="k_norm")(k)
         return Linear(dim, name="out")(attend(q, k, v, mask=mask, rotary=rotary))

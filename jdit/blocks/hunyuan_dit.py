@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jdit.attention import Rotary, attend, split_heads, turn
-from jdit.linear import Linear, Mlp, call, leaf, zeros
+from jdit.linear import Linear, Linears, Mlp, call, leaf, zeros
 from jdit.norms import LayerNorm, per_token
 from jdit.stack import Context
 from jdit.typing import Array, Float, Key, Params
@@ -27,7 +27,7 @@ class NormedAttention(nn.Module):
         self, x: Float[Array, "b n d"], rotary: Rotary | None = None
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
-        parts = jnp.split(Linear(3 * dim, name="qkv")(x), 3, -1)
+        parts = Linears(dim, name="qkv")(x)
         q, k, v = (split_heads(part, self.heads) for part in parts)
         q, k = LayerNorm(name="q_norm")(q), LayerNorm(name="k_norm")(k)
         return Linear(dim, name="out")(attend(q, k, v, rotary=rotary))
@@ -50,7 +50,7 @@ class NormedCrossAttention(nn.Module):
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
         q = split_heads(Linear(dim, name="q")(x), self.heads)
-        parts = jnp.split(Linear(2 * dim, name="kv")(text.astype(x.dtype)), 2, -1)
+        parts = Linears(dim, parts=2, name="kv")(text.astype(x.dtype))
         k, v = (split_heads(part, self.heads) for part in parts)
         q, k = LayerNorm(name="q_norm")(q), LayerNorm(name="k_norm")(k)
         return Linear(dim, name="out")(attend(turn(q, rotary), k, v))
@@ -73,7 +73,7 @@ class AttentionPool(nn.Module):
         init = nn.initializers.normal(width**-0.5)
         x = x + leaf(self, "position", init, x.shape[1:]).astype(x.dtype)
         q = split_heads(Linear(width, name="q")(x[:, :1]), self.heads)
-        parts = jnp.split(Linear(2 * width, name="kv")(x), 2, -1)
+        parts = Linears(width, parts=2, name="kv")(x)
         k, v = (split_heads(part, self.heads) for part in parts)
         return Linear(self.features, name="out")(attend(q, k, v))[:, 0]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from jdit.attention import attend, split_heads
-from jdit.linear import Linear, SwiGLU, call, zeros
+from jdit.linear import Linear, Linears, SwiGLU, call, zeros
 from jdit.norms import RMSNorm, rms_norm
 from jdit.stack import Context
 from jdit.typing import Array, Float, Key, Params, Stream
@@ -41,12 +41,12 @@ class GroupedEnds(nn.Module):
     def setup(self) -> None:
         few = self.dim // self.groups
         self.q = Linear(self.dim, use_bias=False)
-        self.kv = Linear(2 * few, use_bias=False)
+        self.kv = Linears(few, use_bias=False, parts=2)
         self.out = Linear(self.dim, use_bias=False)
         self.q_norm, self.k_norm = RMSNorm(), RMSNorm()
 
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
-        k, v = jnp.split(self.kv(x), 2, -1)
+        k, v = self.kv(x)
         q = self.q_norm(self.q(x))
         fewer = self.heads // self.groups
         return (

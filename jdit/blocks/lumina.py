@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jdit.attention import Rotary, attend, split_heads, turn
-from jdit.linear import Linear, SwiGLU, call, leaf, zeros
+from jdit.linear import Linear, Linears, SwiGLU, call, leaf, zeros
 from jdit.norms import LayerNorm, RMSNorm, modulate, per_token, rms_norm
 from jdit.stack import Context
 from jdit.typing import Array, Bool, Float, Key, Params
@@ -50,7 +50,7 @@ class TextGatedAttention(nn.Module):
         dropped: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
-        width = 2 * self.groups * (dim // self.heads)
+        width = self.groups * (dim // self.heads)
 
         def normed(part: Array, name: str, heads: int) -> Array:
             if self.qk_norm:
@@ -58,7 +58,7 @@ class TextGatedAttention(nn.Module):
             return split_heads(part, heads)
 
         q = normed(Linear(dim, False, name="q")(x), "q_norm", self.heads)
-        k, v = jnp.split(Linear(width, False, name="kv")(x), 2, -1)
+        k, v = Linears(width, False, parts=2, name="kv")(x)
         k = turn(normed(k, "k_norm", self.groups), rotary)
         q, v = turn(q, rotary), split_heads(v, self.groups)
 
@@ -73,8 +73,7 @@ class TextGatedAttention(nn.Module):
         else:
             own = _some(dropped, lambda: seen(k, v), lambda: seen(pool(k), pool(v)))
         if text is not None:
-            pair = Linear(width, False, name="text_kv")(text)
-            text_k, text_v = jnp.split(pair, 2, -1)
+            text_k, text_v = Linears(width, False, parts=2, name="text_kv")(text)
             text_k = normed(text_k, "text_norm", self.groups)
             told = attend(q, text_k, split_heads(text_v, self.groups), mask=mask)
             gate = leaf(self, "gate", zeros, (self.heads,))

@@ -11,7 +11,7 @@ from einops import rearrange
 
 from jdit.attention import CrossAttention, Rotary, SelfAttention, attend, split_heads
 from jdit.conditioning.time import normal
-from jdit.linear import Linear, Mlp, call, leaf, zeros
+from jdit.linear import Linear, Linears, Mlp, call, leaf, zeros
 from jdit.norms import LayerNorm, layer_norm, modulate, per_token
 from jdit.stack import Context
 from jdit.typing import Array, Float, Key, Params
@@ -76,7 +76,7 @@ class CompressedAttention(nn.Module):
         self, x: Float[Array, "b n d"], rotary: Rotary | None = None
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
-        q, k, v = jnp.split(Linear(3 * dim, name="qkv")(x), 3, -1)
+        q, k, v = Linears(dim, name="qkv")(x)
         merge = Merge(self.shape, self.ratio, name="merge")
         q, k, v = (split_heads(part, self.heads) for part in (q, merge(k), merge(v)))
         return Linear(dim, name="out")(attend(q, k, v))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jdit.attention import SelfAttention
 from jdit.blocks.convolutional import depthwise
 from jdit.conv import Depthwise
-from jdit.linear import Init, Linear, call, exact_gelu, leaf, zeros
+from jdit.linear import Init, Linear, Linears, call, exact_gelu, leaf, zeros
 from jdit.norms import layer_norm
 from jdit.stack import Context
 from jdit.typing import Array, Float, Key, Params
@@ -71,8 +71,7 @@ class GatedMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        both = Linear(2 * self.hidden, kernel_init=normal, name="in")(x)
-        a, b = jnp.split(both, 2, -1)
+        a, b = Linears(self.hidden, kernel_init=normal, parts=2, name="in")(x)
         return Linear(x.shape[-1], kernel_init=normal, name="out")(exact_gelu(a) * b)
 
 

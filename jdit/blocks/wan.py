@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jdit.attention import Rotary, attend, split_heads
 from jdit.blocks.pixart import AdaLNSingle
-from jdit.linear import Linear, Mlp, call
+from jdit.linear import Linear, Linears, Mlp, call
 from jdit.norms import LayerNorm, RMSNorm, layer_norm, modulate, per_token
 from jdit.stack import Context
 from jdit.typing import Array, Bool, Float, Key, Params
@@ -37,10 +37,10 @@ class WidelyNormed(nn.Module):
     ) -> Float[Array, "b n d"]:
         dim = x.shape[-1]
         if text is None:
-            q, k, v = jnp.split(Linear(3 * dim, name="qkv")(x), 3, -1)
+            q, k, v = Linears(dim, name="qkv")(x)
         else:
             q = Linear(dim, name="q")(x)
-            k, v = jnp.split(Linear(2 * dim, name="kv")(text.astype(x.dtype)), 2, -1)
+            k, v = Linears(dim, parts=2, name="kv")(text.astype(x.dtype))
         q = RMSNorm(self.eps, name="q_norm")(q)
         k = RMSNorm(self.eps, name="k_norm")(k)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))

@@ -5,7 +5,7 @@ Crude by itself: it says which of many ways to run a step are worth a compile. E
 compiled one corrects it (`Estimate.learn`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jdit.compile.chips import Chip
 from jdit.compile.programs import conditions, forward_flops
 from jdit.parallel import Mesh
+from jdit.parallel.rules import names_of
 from jdit.recipe import Recipe
 from jdit.stack import Remat
 from jdit.train.partial import model_of, trained
@@ -127,6 +128,7 @@ class Estimate:
     recipe: Recipe
     chip: Chip
     chips: int
+    slices: int = 1
     seen: list[_Seen] = field(default_factory=list)
     _kept: dict[Remat | None, tuple[float, float]] = field(default_factory=dict)
     _params: dict[Mesh, float] = field(default_factory=dict)
@@ -134,11 +136,11 @@ class Estimate:
     def params(self, mesh: Mesh) -> float:
         """Bytes of parameters on one chip."""
         if mesh not in self._params:
-            rules, sizes = self.recipe.sharding, mesh.sizes(self.chips)
-            total = 0.0
+            rules, total = self.recipe.sharding, 0.0
+            shapes = [(path, leaf.shape) for path, leaf in self._leaves]
+            sizes = rules.divide(mesh.sizes(self.chips), shapes)
             for path, leaf in self._leaves:
-                spec = rules.spec(path, leaf.shape, sizes)
-                names = [name for axes in spec for name in _names(axes)]
+                names = names_of(rules.spec(path, leaf.shape, sizes))
                 total += _bytes(leaf) / prod(sizes[name] for name in names)
             self._params[mesh] = total
         return self._params[mesh]
@@ -275,7 +277,7 @@ class Estimate:
     def _network(self, choice: Choice) -> float:
         """Gradients over `data`; weights and gradients over `fsdp`, sums over `tensor`
         and queries, keys, values and results over `sequence` in each micro-batch; by
-        two links."""
+        two links. Among slices, each chip sends its part of the sums within its own."""
         mesh, rate = choice.mesh, 2 * self.chip.link_rate
         own = self.params(mesh)
         whole = self.params(replace(mesh, data=mesh.data * mesh.fsdp, fsdp=1))
@@ -289,11 +291,12 @@ class Estimate:
         share = 8 * (mesh.tensor - 1) / mesh.tensor
         share += 8 * (mesh.sequence - 1) / mesh.sequence
         sent += choice.micro * again * share * stream
-        return sent / rate
-
-
-def _names(axes: str | Sequence[str] | None) -> tuple[str, ...]:
-    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+        seconds = sent / rate
+        if self.slices > 1 and self.chip.dcn_rate:
+            part = own / (same / self.slices)
+            among = 2 * part * (self.slices - 1) / self.slices
+            seconds += among / self.chip.dcn_rate
+        return seconds
 
 
 def _kind(choice: Choice) -> tuple[bool, ...]:

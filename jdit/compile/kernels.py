@@ -26,6 +26,7 @@ _FREE = {
     "partition-id", "replica-id", "iota", "opt-barrier", "add-dependency", "domain",
 }  # fmt: skip
 _COPIES = {"copy-start", "slice-start", "dynamic-slice-start"}
+_HOST = {"send", "recv"}
 _NOTHING = ("ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding")
 _SLICES = {"dynamic-slice", "slice", "gather"}
 
@@ -37,12 +38,14 @@ class Collective:
     bytes: what it is about, of one chip: the whole array for all-gather, the chip's own
     before it for the others. sent: what a chip sends where rings do it (Thakur et al.,
     2005): `2 (n - 1) / n` of it for all-reduce among n, `(n - 1) / n` for gather,
-    scatter and all-to-all, all of it for a permutation.
+    scatter and all-to-all, all of it for a permutation. slices: it is among slices, by
+    way of the hosts; the group's size is their number.
     """
 
     kind: str
     bytes: float
     group: Group
+    slices: bool = False
 
     @property
     def sent(self) -> float:
@@ -127,7 +130,7 @@ class _Reader:
             flops=self.flops(instruction),
             bytes=self.bytes(instruction, outside),
             cycles=float(cycles[1]) if cycles else 0.0,
-            copy=op in _COPIES,
+            copy=op in _COPIES | _HOST,
             collectives=tuple(self.collectives(instruction, seen)),
         )
 
@@ -166,10 +169,12 @@ class _Reader:
                         seen.add(channel[1])
                 yield from self.collectives(one, seen)
             return
+        outside = self.program[instruction.inside]
         kind = instruction.op.removesuffix("-start")
+        if kind == "send" and (one := _among_slices(instruction, outside)):
+            yield one
         if kind not in COLLECTIVES:
             return
-        outside = self.program[instruction.inside]
         size = float(sum(s.bytes for s in _operands(instruction, outside)))
         among = group(instruction.attributes, self.devices)
         if kind == "all-gather":
@@ -182,6 +187,8 @@ class _Reader:
         operands = [outside.body.get(name) for name in instruction.operands]
         if op in _COPIES:  # (from, to, ...) or (to, from, ...)
             return float(result[1].padded * sum(not s.space for s in result[:2]))
+        if op in _HOST:
+            return _main(result[:1])
         if op in _SLICES:
             return 2 * _main(result)
         if op in ("dynamic-update-slice", "scatter"):
@@ -326,3 +333,17 @@ def _custom(instruction: Instruction, computation: Computation) -> float:
     left = computation.body[instruction.operands[0]].result[0]
     summed = [int(n) for n in json.loads(axes[1])]
     return 2.0 * prod(instruction.result[0].dims) * prod(left.dims[n] for n in summed)
+
+
+def _among_slices(send: Instruction, outside: Computation) -> Collective | None:
+    """What the hosts exchange with those of other slices, if a send is that."""
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', send.attributes)
+    among = re.search(r'_xla_megascale_target="\{([\d,]+)\}', send.attributes)
+    if not found:
+        return None
+    kind = found[1].lower().replace("_", "-")
+    size = float(_operands(send, outside)[0].bytes)
+    group = Group(len(among[1].split(",")) if among else 2, ())
+    if kind == "all-gather":
+        size *= group.size
+    return Collective(kind, size, group, slices=True)

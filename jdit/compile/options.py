@@ -49,7 +49,7 @@ class Compile(Recipe):
 
     topology: str = "cpu"
     """A slice of TPUs, such as v5e:16x16 (v4, v5e, v5p, v6e; needs the extra "tpu"), or
-    cpu or gpu for the devices here."""
+    2xv5e:16x16 for two of them; cpu or gpu for the devices here."""
     what: Literal["train", "sample"] = "train"
     """The training step, or the drawing of one batch of samples."""
     search: Search = Search()

@@ -14,7 +14,7 @@ from functools import cached_property
 import jax
 
 from jdit.compile.hlo import parse
-from jdit.compile.kernels import Kernel, kernels
+from jdit.compile.kernels import Collective, Kernel, kernels
 from jdit.compile.programs import What, Work, held, work
 from jdit.compile.topology import Topology, topology
 from jdit.ops.platform import compiling_for
@@ -64,11 +64,13 @@ class Refusal:
 class Exchange:
     """All collectives of one kind among groups of one size.
 
-    bytes, sent: of one chip (see `kernels.Collective`); seconds: by the links' rates.
+    slices: among so many slices of TPUs, over the network of the data centre. bytes,
+    sent: of one chip (see `kernels.Collective`); seconds: by the links' rates.
     """
 
     kind: str
     size: int
+    slices: bool
     count: float
     bytes: float
     sent: float
@@ -110,19 +112,24 @@ class Report:
 
     @cached_property
     def exchanges(self) -> list[Exchange]:
-        sums: dict[tuple[str, int], dict[str, float]] = defaultdict(
+        sums: dict[tuple[str, int, bool], dict[str, float]] = defaultdict(
             lambda: {"count": 0.0, "bytes": 0.0, "sent": 0.0, "seconds": 0.0}
         )
         for kernel in self.kernels:
             for one in kernel.collectives:
-                total = sums[one.kind, one.group.size]
-                rate = self.where.rate(one.group, self.work.devices)
+                total = sums[one.kind, one.group.size, one.slices]
+                rate = self._rate(one)
                 total["count"] += kernel.times
                 total["bytes"] += one.bytes * kernel.times
                 total["sent"] += one.sent * kernel.times
                 total["seconds"] += one.sent * kernel.times / rate if rate else 0.0
         rows = [Exchange(*key, *total.values()) for key, total in sums.items()]
         return sorted(rows, key=lambda row: -row.sent)
+
+    def _rate(self, one: Collective) -> float:
+        if one.slices:
+            return self.where.chip.dcn_rate if self.where.chip else 0.0
+        return self.where.rate(one.group, self.work.devices)
 
     @property
     def compute_time(self) -> float:
@@ -255,7 +262,7 @@ def compile_recipe(
         job,
         taken,
         memory=_memory(compiled),
-        kernels=kernels(parse(compiled.as_text()), len(place.devices)),
+        kernels=kernels(parse(compiled.as_text()), len(place.devices) // place.slices),
         program_flops=total,
     )
 

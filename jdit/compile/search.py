@@ -83,13 +83,17 @@ def search(
             f"topology is {place.name}, but a search ranks by the rates of a chip, and "
             f"those of {place.devices[0].device_kind} are not known"
         )
-    estimate = Estimate(recipe, place.chip, len(place.devices))
+    estimate = Estimate(recipe, place.chip, len(place.devices), place.slices)
     has = hasattr(recipe.model, "remat")
     first: tuple[Remat | None, ...] = options.remat if has else (None,)
-    open_ = _known(estimate, choices(recipe, len(place.devices), options, first))
+
+    def all_(remat: tuple[Remat | None, ...]) -> list[Choice]:
+        ways = recipe, len(place.devices), options, remat, place.slices
+        return _known(estimate, choices(*ways))
+
+    open_ = all_(first)
     if has and not any(map(estimate.room, open_)):
-        more = choices(recipe, len(place.devices), options, ("offload",))
-        open_ += _known(estimate, more)
+        open_ += all_(("offload",))
     if not open_:
         raise ValueError(
             f"training.batch is {recipe.training.batch}, which no mesh of "
@@ -123,7 +127,11 @@ def search(
 
 
 def choices(
-    recipe: Recipe, chips: int, options: Search, remat: tuple[Remat | None, ...]
+    recipe: Recipe,
+    chips: int,
+    options: Search,
+    remat: tuple[Remat | None, ...],
+    slices: int = 1,
 ) -> list[Choice]:
     """All ways to run a recipe's step that a search looks at, none compiled."""
     heads = getattr(recipe.model, "heads", None)
@@ -132,6 +140,8 @@ def choices(
     found = []
     for mesh in meshes(chips, heads, options.tensor, options.sequence):
         if mesh.fsdp > 1 and "fsdp" not in recipe.sharding.used:
+            continue
+        if mesh.data % slices:
             continue
         for policy in remat:
             for rows in options.rows:

@@ -122,7 +122,7 @@ def _exchanges(report: Report) -> Table:
     for row in report.exchanges:
         table.add_row(
             row.kind,
-            str(row.size),
+            f"{row.size} slices" if row.slices else str(row.size),
             f"{row.count:,.0f}",
             f"{row.bytes / 2**20:,.1f} MiB",
             f"{row.sent / 2**20:,.1f} MiB",

@@ -32,13 +32,15 @@ class Topology:
     """Devices of one kind, and how they are connected.
 
     chip: their published rates, or None if unknown. shape: chips along each axis of
-    the torus; () where there is none.
+    the torus, of each slice; () where there is none. slices: that are connected by the
+    network of the data centre.
     """
 
     name: str
     devices: tuple[Any, ...]
     chip: Chip | None
     shape: tuple[int, ...] = ()
+    slices: int = 1
 
     @property
     def platform(self) -> str:
@@ -47,14 +49,17 @@ class Topology:
     def rate(self, group: Group, order: Sequence[Any]) -> float:
         """Bytes a second that a chip sends to others of its group; 0 if unknown.
 
-        order: the devices as the program numbers them. On a torus: over one link in
-        each direction of each axis along which the group extends; half of that where
-        the axis is not closed to a ring.
+        order: the devices as the program numbers them, of which it means those of one
+        slice. On a torus: over one link in each direction of each axis along which the
+        group extends; half of that where the axis is not closed to a ring.
         """
         if self.chip is None or group.size < 2:
             return 0.0
         if not self.shape:
             return self.chip.link_rate
+        if self.slices > 1:
+            one = order[0].slice_index
+            order = [device for device in order if device.slice_index == one]
         places = [order[i].coords for i in group.first]
         rings = self.chip.rings(self.shape)
         links = 0
@@ -67,19 +72,22 @@ class Topology:
 def topology(name: str) -> Topology:
     """The devices of a name: "v5e:16x16" and its like, or "cpu" or "gpu", those here.
 
+    "2xv5e:16x16" are two slices, connected by the network of the data centre.
+
     Slices of TPUs need libtpu (the extra `tpu`), but no TPU. Raises ValueError for
     another name, ImportError without libtpu, RuntimeError where "gpu" finds none.
     """
     if name in ("cpu", "gpu"):
         devices = tuple(jax.devices(name))
         return Topology(name, devices, chip_of(devices[0].device_kind))
-    kind, _, size = name.partition(":")
-    known = kind in CHIPS
-    if not known or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
+    found = re.fullmatch(r"(?:([1-9]\d*)x)?(\w+):([1-9]\d*(?:x[1-9]\d*)*)", name)
+    if not found or found[2] not in CHIPS:
         raise ValueError(
             f"topology is {name!r}, but it must be cpu, gpu, or a kind and a shape, "
-            f"such as v5e:16x16; the kinds are {', '.join(CHIPS)}"
+            f"such as v5e:16x16, or 2xv5e:16x16 for two slices; the kinds are "
+            f"{', '.join(CHIPS)}"
         )
+    slices, kind, size = int(found[1] or 1), found[2], found[3]
     chip, shape = CHIPS[kind], tuple(int(n) for n in size.split("x"))
     if len(shape) != chip.axes:
         example = "x".join("4" * chip.axes)
@@ -87,16 +95,18 @@ def topology(name: str) -> Topology:
             f"topology is {name!r}, but {kind} slices have {chip.axes} axes, such as "
             f"{kind}:{example}"
         )
-    devices = _slice(name, kind, shape)
-    if len(devices) != prod(shape):
+    devices = _slices(name, kind, shape, slices)
+    if len(devices) != slices * prod(shape):
         raise ValueError(
-            f"topology {name!r} has {len(devices)} devices on {prod(shape)} chips, but "
-            "one device a chip is expected"
+            f"topology {name!r} has {len(devices)} devices on {slices * prod(shape)} "
+            "chips, but one device a chip is expected"
         )
-    return Topology(name, devices, chip, shape)
+    return Topology(name, devices, chip, shape, slices)
 
 
-def _slice(name: str, kind: str, shape: tuple[int, ...]) -> tuple[Any, ...]:
+def _slices(
+    name: str, kind: str, shape: tuple[int, ...], count: int
+) -> tuple[Any, ...]:
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError(
             f"compiling for {name} needs libtpu, which is not installed: "
@@ -109,12 +119,15 @@ def _slice(name: str, kind: str, shape: tuple[int, ...]) -> tuple[Any, ...]:
     for key, value in _ALONE.items():
         os.environ.setdefault(key, value)
     options: dict[str, Any] = dict(_OPTIONS.get(kind, {}))
+    size = "x".join(map(str, shape))
+    if count > 1:
+        options["num_slices"] = count
     host = tuple(min(n, 2) for n in shape[:2]) + (1,)
     if host != (2, 2, 1):
         options["chips_per_host_bounds"] = host
     try:
         found = topologies.get_topology_desc(
-            platform="tpu", topology_name=name, **options
+            platform="tpu", topology_name=f"{kind}:{size}", **options
         )
     except jax.errors.JaxRuntimeError as error:
         reason = re.sub(r"^[A-Z_]+: ", "", str(error).splitlines()[0])

@@ -2,17 +2,23 @@
 """The mesh: all devices of a run, as a grid with named axes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 
 AXES = ("guidance", "data", "fsdp", "tensor", "sequence", "expert")
 """The mesh's axes, slowest first: devices of the later ones are close neighbours."""
 
-BATCH = ("data", "fsdp")
-"""The axes over which examples are split."""
+INNER = "fsdp_inner"
+"""In JAX's mesh, the faster part of `fsdp`: both together are that axis, and each by
+itself can split an axis of a parameter that they do not divide together."""
+
+BATCH = ("data", "fsdp", INNER)
+"""The axes of JAX's mesh over which examples are split."""
 
 SEQUENCE, GUIDANCE = "sequence", "guidance"
 """The axes over which tokens, and the passes of one guided step, are split."""
@@ -28,7 +34,8 @@ class Mesh:
     """
 
     data: int = -1
-    """Devices that hold other examples, and the same parameters."""
+    """Devices that hold other examples, and the same parameters. Slices of TPUs are
+    told apart here alone: it must be a multiple of their number."""
     fsdp: int = 1
     """Devices that hold other examples, and other parts of the parameters."""
     tensor: int = 1
@@ -83,12 +90,66 @@ class Mesh:
             )
         return {axis: sizes[axis] for axis in AXES}
 
-    def build(self, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-        """The mesh on these devices, or on all; their order is JAX's for the topology.
+    def build(
+        self, devices: Sequence[jax.Device] | None = None, inner: int = 1
+    ) -> jax.sharding.Mesh:
+        """The mesh on these devices, or on all, as `grid` arranges them.
 
         Its axes are `Auto`: XLA's partitioner spreads a program over them.
+
+        inner: how many of the devices along `fsdp` the axis `INNER` has.
+
+        Raises ValueError where several slices do not divide `data`.
         """
         devices = jax.devices() if devices is None else list(devices)
         sizes = self.sizes(len(devices))
+        placed, sizes = grid(devices, sizes), inside(sizes, inner)
         kinds = (AxisType.Auto,) * len(sizes)
-        return jax.make_mesh(tuple(sizes.values()), AXES, kinds, devices=devices)
+        placed = placed.reshape(tuple(sizes.values()))
+        return jax.sharding.Mesh(placed, tuple(sizes), axis_types=kinds)
+
+
+def slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+    """Devices by the slice of TPUs they are in; one slice of whatever are none."""
+    found: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        tpu = device.platform == "tpu"
+        found.setdefault(getattr(device, "slice_index", 0) if tpu else 0, []).append(
+            device
+        )
+    return [found[index] for index in sorted(found)]
+
+
+def grid(devices: Sequence[jax.Device], sizes: Mapping[str, int]) -> np.ndarray:
+    """The devices as an array of these sizes, neighbours along the faster axes.
+
+    Within a slice of TPUs, JAX's order for its torus. Several slices are connected by
+    the network of the data centre: each holds a part of `data`, and all of the rest.
+    """
+    parts = slices(devices)
+    if sizes["data"] % len(parts):
+        raise ValueError(
+            f"mesh.data is {sizes['data']}, but there are {len(parts)} slices: make it "
+            "a multiple, since the network between slices is too slow for other axes"
+        )
+    own = dict(sizes) | {"data": sizes["data"] // len(parts)}
+    shape = tuple(own[axis] for axis in AXES)
+    return np.concatenate([_slice(p, shape) for p in parts], AXES.index("data"))
+
+
+def _slice(devices: Sequence[jax.Device], shape: tuple[int, ...]) -> np.ndarray:
+    if devices[0].platform != "tpu":
+        return np.array(devices).reshape(shape)
+    try:
+        return mesh_utils.create_device_mesh(shape, devices)
+    except NotImplementedError:  # an axis of the mesh is a part of one of the torus
+        return mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
+
+
+def inside(sizes: Mapping[str, int], inner: int) -> dict[str, int]:
+    """The sizes of JAX's axes: those of `AXES`, and `INNER` within `fsdp`."""
+    split = dict(sizes) | {"fsdp": sizes["fsdp"] // inner, INNER: inner}
+    at = AXES.index("fsdp") + 1
+    return {axis: split[axis] for axis in (*AXES[:at], INNER, *AXES[at:])}

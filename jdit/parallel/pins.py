@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jdit.attention import attending
-from jdit.linear import unflattened
+from jdit.linear import side_by_side, unflattened
 from jdit.ops.platform import spread_over
+from jdit.parallel.columns import Exchanged
 from jdit.parallel.mesh import BATCH
 from jdit.parallel.plan import Plan
 from jdit.parallel.tokens import SplitTokens
@@ -53,7 +54,8 @@ class _Pinned:
         x_t = self.plan.pin_stream(x_t)
         told = params, x_t, time, conditions
         rows = self.plan.rows(len(x_t)) or BATCH
-        with spread_over(self.plan.mesh, rows, "tensor"):
+        mesh = self.plan.mesh
+        with spread_over(mesh, rows, "tensor"), side_by_side(Exchanged(mesh)):
             if self.plan.tokens == 1:
                 return self.model.apply(*told, policy=pins, **more)
             with attending(SplitTokens(self.plan, len(x_t))), unflattened():

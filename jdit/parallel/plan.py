@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jdit.parallel.mesh import BATCH, GUIDANCE, SEQUENCE, Mesh
+from jdit.parallel.mesh import BATCH, GUIDANCE, INNER, SEQUENCE, Mesh
 from jdit.parallel.rules import Rules
 
 
@@ -180,7 +180,8 @@ def arrange(
 ) -> Plan | None:
     """The plan of a run, or None on a single device, which needs none.
 
-    model: whose heads the tensor axis must divide. batch, accumulate: `Training`'s.
+    model: whose heads the tensor axis must divide, and whose parameters decide whether
+    `fsdp` is divided in two (`Rules.divide`). batch, accumulate: `Training`'s.
     devices: which to use; all of all processes if not given.
 
     Raises ValueError when the mesh is not one of these devices, or does not fit the
@@ -195,14 +196,14 @@ def arrange(
                 "first one (or jax.default_device)"
             )
         return None
-    used = {*BATCH, SEQUENCE, GUIDANCE, *rules.used}
+    used = {"data", "fsdp", SEQUENCE, GUIDANCE, *rules.used}
     for axis, size in sizes.items():
         if size > 1 and axis not in used:
             raise ValueError(
                 f"mesh.{axis} is {size}, but no rule of sharding splits anything over "
                 "it: its devices would all do the same"
             )
-    parts = math.prod(sizes[axis] for axis in BATCH)
+    parts = sizes["data"] * sizes["fsdp"]
     if batch is not None and batch % (parts * accumulate):
         pieces = f"{parts} devices (data {sizes['data']} x fsdp {sizes['fsdp']})"
         if accumulate > 1:
@@ -226,7 +227,9 @@ def arrange(
         if sizes[SEQUENCE] > 1:
             parts = rules.attention.head_parts(sizes[SEQUENCE])
             check_heads(heads, 1 if heads % sizes["tensor"] else sizes["tensor"], parts)
-    return Plan(mesh.build(devices), rules)
+    params = _named(jax.eval_shape(model.init, jax.random.key(0))) if model else []
+    divided = rules.divide(sizes, [(path, x.shape) for path, x in params])
+    return Plan(mesh.build(devices, divided[INNER]), rules)
 
 
 def check_heads(heads: int, tensor: int, parts: int) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight-only quantisation to eight bits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,6 +44,9 @@ class Int8:
 
     def contract(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
         return contract(x, self.q) * self.scale.astype(x.dtype)
+
+    def columns(self, change: Callable[[Array], Array]) -> "Int8":
+        return Int8(change(self.q), change(self.scale))
 
     def dense(self) -> Float[Array, "*l d e"]:
         return self.q.astype(self.scale.dtype) * self.scale[..., None, :]

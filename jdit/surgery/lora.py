@@ -12,7 +12,8 @@ optimiser of the whole tree the mask:
     optax.partition({True: tx, False: optax.set_to_zero()}, trainable(params))
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -52,6 +53,11 @@ class LowRank:
     def contract(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
         low = contract(contract(x, self.a), self.b)
         return contract(x, self.base) + self.scale.astype(x.dtype) * low
+
+    def columns(self, change: Callable[[Array], Array]) -> "LowRank":
+        base = self.base
+        base = base.columns(change) if is_leaf(base) else change(base)
+        return replace(self, base=base, b=change(self.b))
 
     def dense(self) -> Float[Array, "*l d e"]:
         return dense(self.base) + self.scale[..., None, None] * (self.a @ self.b)

@@ -136,6 +136,29 @@ def test_collectives_say_what_a_chip_sends():
         assert Collective(kind, 100.0, one.group).sent == 100 * share
 
 
+HOSTS = """HloModule hosts
+
+ENTRY %main (p: f32[64,128]) -> f32[256,128] {
+  %p = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %start = token[] after-all()
+  %send = (f32[64,128]{1,0:T(8,128)}, u32[], token[]) send(%p, %start), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_GATHER"}
+  %recv = (f32[256,128]{1,0:T(8,128)}, u32[], token[]) recv(%start), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_GATHER"}
+  %done = (f32[256,128]{1,0:T(8,128)}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
+  ROOT %got = f32[256,128]{1,0:T(8,128)} get-tuple-element(%done), index=0
+}
+"""  # noqa: E501
+
+
+def test_what_hosts_exchange_with_other_slices_is_told_apart():
+    found = read(HOSTS)
+    (one,) = found["send"].collectives
+    own = 4 * 64 * 128
+    assert one.slices and (one.kind, one.group.size) == ("all-gather", 4)
+    assert (one.bytes, one.sent) == (4 * own, 3 * own)
+    assert not found["recv"].collectives
+    assert [found[name].bytes for name in ("send", "recv")] == [own, 4 * own]
+
+
 SPREAD = """HloModule gather
 
 %start_part (p: f32[2,8]) -> f32[8,8] {

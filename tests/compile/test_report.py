@@ -20,6 +20,7 @@ from jdit.compile.topology import Topology
 from jdit.conditioning import Labels
 from jdit.data import Digits
 from jdit.models import DiT
+from jdit.parallel import Mesh
 from jdit.recipe import Recipe, Sampling, Training
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +122,7 @@ def test_the_command_line_reports_sampling_here(capsys):
         ("--topology v5e", "such as v5e:16x16"),
         ("--topology v5e:4xx4", "such as v5e:16x16"),
         ("--topology v5e:4x4x4", "2 axes"),
+        ("--topology 0xv5e:4x4", "or 2xv5e:16x16 for two slices"),
         ("--topology cpu --mesh.data 3", "mesh"),
         ("--topology cpu --what paint", "--what"),
     ],
@@ -203,6 +205,27 @@ def test_the_step_compiles_for_tpus_that_are_not_there(name):
     assert 4 * report.flops < 1.2 * report.program_flops
     assert {e.kind for e in report.exchanges} >= {"all-reduce"}
     assert 0 < report.bound <= report.serial
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+def test_between_slices_gradients_alone_are_sent():
+    """Each chip sends the sum of its slice's gradients for a quarter of them."""
+    training = replace(RECIPE.training, batch=16)
+    recipe = replace(RECIPE, training=training, mesh=Mesh(fsdp=4))
+    report = compile_recipe(recipe, "2xv5e:2x2")
+    assert report.chips == 8 and report.where.slices == 2
+    among = [e for e in report.exchanges if e.slices]
+    assert {(e.kind, e.size) for e in among} == {("all-reduce", 2)}
+    params = sum(x.nbytes for x in jax.tree.leaves(report.work.state.params))
+    assert 0.2 * params < sum(e.bytes for e in among) < 0.4 * params
+    assert all(e.seconds == e.sent / CHIPS["v5e"].dcn_rate for e in among)
+    inside = compile_recipe(replace(recipe, mesh=Mesh(data=1, fsdp=4)), "v5e:2x2")
+    assert not any(e.slices for e in inside.exchanges)
+    with pytest.raises(ValueError, match="mesh.data is 1, but there are 2 slices"):
+        compile_recipe(replace(recipe, mesh=Mesh(data=1, fsdp=8)), "2xv5e:2x2")
 
 
 @pytest.mark.slow

@@ -257,6 +257,8 @@ def main(folder: Path) -> None:
     found["ring memory"] = split.memory()
     found["gathers"] = split.gathers()
     found["steps"] = split.steps(split.QUICK, STEPS)
+    found["odd"] = split.parts()
+    found["beside"] = split.side_by_side()
     found["elastic"] = elastic(folder / "elastic", params)
     found["mistakes"] = mistakes()
     (folder / "found.json").write_text(json.dumps(found))

@@ -16,14 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jdit import parallel
+from jdit import linear, parallel
+from jdit.attention import SelfAttention
 from jdit.attention.heads import attend_joined, attending
+from jdit.compile.hlo import parse
+from jdit.compile.kernels import kernels
 from jdit.conditioning import Labels, Text
 from jdit.linear import contract, unflattened
 from jdit.models import DiT, MMDiT
 from jdit.models.latte import Latte
 from jdit.models.wan import Wan
 from jdit.parallel import Mesh, Plan, Ring, Ulysses
+from jdit.parallel.columns import Exchanged
 from jdit.parallel.tokens import SplitTokens
 from jdit.recipe import Constant, Recipe, Training
 from jdit.train import TrainState, init_state, make_step
@@ -140,9 +144,46 @@ def gathers() -> list[bool]:
     return ["all-gather" in compiled(kept) for kept in (nullcontext(), unflattened())]
 
 
+def side_by_side() -> dict[str, float]:
+    """Bytes that a device sends for attention's gradient under `tensor`, by kind of
+    exchange, and the largest relative difference from one device's."""
+    mesh = Mesh(1, 2, 4).build()
+    module, rng = SelfAttention(4), np.random.default_rng(0)
+    x = rng.normal(size=(8, 64, 16)).astype("f4")
+    params = module.init(jax.random.key(0), x)["params"]
+    rules, place = parallel.fsdp_tensor, NamedSharding(mesh, PartitionSpec("fsdp"))
+    where = Plan(mesh, rules).tree(params, params)
+
+    def gradient(by: Any) -> Any:
+        def value(params: Any, x: Any) -> jax.Array:
+            with linear.side_by_side(by) if by else nullcontext():
+                return jnp.sum(jnp.sin(module.apply({"params": params}, x)))
+
+        return jax.grad(value, (0, 1))
+
+    want, found = jax.jit(gradient(None))(params, x), {}
+    for name, by in {"plain": None, "columns": Exchanged(mesh)}.items():
+        step = jax.jit(
+            gradient(by), in_shardings=(where, place), out_shardings=(where, place)
+        )
+        compiled = step.lower(params, x).compile()
+        for kernel in kernels(parse(compiled.as_text()), 8):
+            for one in kernel.collectives:
+                key = f"{name} {one.kind}"
+                found[key] = found.get(key, 0.0) + kernel.times * one.sent
+        gaps = jax.tree.map(
+            lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(a).max()),
+            want,
+            jax.device_get(compiled(*jax.device_put((params, x), (where, place)))),
+        )
+        found[f"{name} gap"] = max(jax.tree.leaves(gaps))
+    return found
+
+
 SIZE = dict(channels=2, dim=24, depth=2, heads=4)
 MODELS: dict[str, Any] = {
     "dit": DiT(grid=(6, 6), conditioning=Labels(3), **SIZE),
+    "odd": DiT(grid=(6, 6), conditioning=Labels(3), **SIZE | dict(dim=12)),
     "mmdit": MMDiT((6, 6), qk_norm=True, max_size=3, conditioning=Text(6, 5), **SIZE),
     "latte": Latte((2, 4, 4), out_channels=2, conditioning=Labels(3), **SIZE),
     "wan": Wan((2, 6, 6), hidden=32, text_tokens=6, conditioning=Text(6), **SIZE),
@@ -159,7 +200,12 @@ SPLITS: dict[str, tuple[Mesh, Any]] = {
         replace(parallel.fsdp_tensor, attention=Ring()),
     ),
 }
-QUICK = [("dit", "tensor_ring"), ("mmdit", "ring"), ("latte", "ulysses")]
+QUICK = [
+    ("dit", "tensor_ring"),
+    ("mmdit", "ring"),
+    ("latte", "ulysses"),
+    ("odd", "fsdp"),
+]
 
 
 def batches(name: str, steps: int, rows: int = 8) -> list[dict[str, np.ndarray]]:
@@ -240,6 +286,21 @@ def steps(asked: Any, count: int) -> dict[str, list[float]]:
             max(jax.tree.leaves(jax.tree.map(_gap, *pair))) for pair in pairs
         ]
     return found
+
+
+def parts() -> dict[str, list[tuple[int, ...]]]:
+    """Of matrices whose width the 8 devices of `fsdp` do not divide: one device's."""
+    mesh, rules = SPLITS["fsdp"]
+    made = Recipe("odd", MODELS["odd"], data=None, training=TRAINING)
+    made = replace(made, mesh=mesh, sharding=replace(rules, smallest=64))
+    kernels = init_state(made, plan_of(made)).params["blocks"]
+    return {
+        f"{branch} {name}": [x.shape, x.addressable_shards[0].data.shape]
+        for branch, layers in kernels.items()
+        for name, layer in layers.items()
+        for x in layer.values()
+        if x.ndim == 3
+    }
 
 
 def _gap(a: Any, b: Any) -> float:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,34 @@ def test_split_tokens_are_not_gathered_to_meet_weights(found: Any):
     assert found["gathers"] == [True, False]
 
 
-@pytest.mark.parametrize("of", ["dit tensor_ring", "mmdit ring", "latte ulysses"])
-def test_twenty_steps_with_split_tokens_equal_those_of_a_single_device(
+def test_queries_keys_and_values_are_not_exchanged_under_tensor(found: Any):
+    """Columns of their kernel are, which here is a fiftieth of it."""
+    beside = found["beside"]
+    moves = ["collective-permute", "all-to-all"]
+    plain, columns = (
+        sum(beside.get(f"{name} {kind}", 0) for kind in moves)
+        for name in ("plain", "columns")
+    )
+    assert 0 < columns < plain / 50
+    assert beside["columns all-reduce"] == beside["plain all-reduce"]
+    assert beside["columns gap"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    "of", ["dit tensor_ring", "mmdit ring", "latte ulysses", "odd fsdp"]
+)
+def test_twenty_steps_of_other_models_equal_those_of_a_single_device(
     found: Any, of: str
 ):
     loss, params = found["steps"][of]
     assert loss < 1e-5 and params < 1e-4
+
+
+def test_widths_that_fsdp_does_not_divide_are_split_along_two_axes(found: Any):
+    """8 devices and a width of 12: no matrix is whole on any of them."""
+    assert found["odd"]["attention out"] == [[2, 12, 12], [2, 6, 3]]
+    for whole, part in found["odd"].values():
+        assert prod(part) * 8 == prod(whole)
 
 
 @pytest.mark.slow
@@ -116,7 +139,7 @@ def test_twenty_steps_of_every_model_under_every_split(tmp_path: Path):
     file = tmp_path / "found.json"
     run("split.py", file)
     found = json.loads(file.read_text())
-    assert len(found) == 28
+    assert len(found) == 35
     wrong = {of: gaps for of, gaps in found.items() if gaps[0] > 1e-5 or gaps[1] > 1e-4}
     assert not wrong
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Meshes, rules and groups of processes: what needs no second device."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import album
@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from jdit import parallel
 from jdit.parallel import AXES, Group, Mesh, Rules, group_of
+from jdit.parallel.columns import rounds
+from jdit.parallel.mesh import INNER, grid, inside
 from jdit.train.fit import plan_of
 from tests.train.tiny import tiny
 
@@ -75,6 +77,63 @@ def test_what_no_rule_names_is_split_along_its_longest_axis_but_not_along_layers
     assert rules.spec("a", (16, 8), sizes) == P("fsdp", None)
     assert rules.spec("a", (3, 4), sizes) == P(None, None)  # too small
     assert parallel.dp.spec("a", (1024, 1024), sizes) == P(None, None)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What is asked of a TPU to place it; those of two slices."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def chips(side: int, platform: str = "tpu") -> Any:
+    places = [(s, x, y) for s in (1, 0) for x in range(side) for y in range(side)]
+    return [Chip(i, s, (x, y, 0), platform) for i, (s, x, y) in enumerate(places)]
+
+
+def test_slices_hold_parts_of_data_and_all_of_the_other_axes():
+    placed = grid(chips(4), on(data=4, fsdp=8)).squeeze()
+    assert placed.shape == (4, 8) and len({chip.id for chip in placed.flat}) == 32
+    found = [{chip.slice_index for chip in row} for row in placed]
+    assert found == [{0}, {0}, {1}, {1}]
+    with pytest.raises(ValueError, match="mesh.data is 1, but there are 2 slices: mak"):
+        grid(chips(2), on(fsdp=8))
+    hosts = grid(chips(2, "gpu"), on(fsdp=8)).squeeze()  # of GPUs: no slices
+    assert [chip.id for chip in hosts] == list(range(8))
+
+
+def test_fsdp_is_two_axes_where_none_of_a_parameter_is_divided_by_it():
+    square, wide = ("blocks/q/kernel", (28, 1152, 1152)), ("a", (1152, 4096))
+    sizes, rules = on(fsdp=256), Rules()
+    assert rules.divide(sizes, [wide]) == inside(sizes, 1)
+    parts = rules.divide(sizes, [square, wide])
+    assert parts == inside(sizes, 2) and parts["fsdp"] == 128
+    assert rules.spec(*square, parts) == P(None, "fsdp", INNER)
+    assert rules.spec("else", (28, 1152, 1152), parts) == P(None, INNER, "fsdp")
+    assert rules.spec(*wide, parts) == P(None, ("fsdp", INNER))  # as one axis would
+    three = rules.divide(on(fsdp=256, tensor=2), [square])
+    assert rules.spec(*square, three) == P(None, "fsdp", ("tensor", INNER))
+    assert rules.spec("blocks/q/kernel", (28, 1152, 9), parts) == P(None, "fsdp", None)
+    with pytest.raises(ValueError, match="axis 0 of q, of size 1152, over fsdp, but"):
+        Rules((("q", "fsdp _"),)).divide(sizes, [("q", (1152, 1152))])
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 8, 9])
+def test_columns_are_exchanged_in_as_many_rounds_as_there_are_parts(count, parts):
+    sent, targets, got = rounds(count, parts)
+    for c in range(parts):
+        for device in range(count):
+            at = got[c, device]
+            source = list(targets[at]).index(device)
+            assert parts * source + sent[at, source] == count * c + device
+    assert all(sorted(row) == list(range(count)) for row in targets)
 
 
 @pytest.mark.parametrize(

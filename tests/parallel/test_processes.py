@@ -103,3 +103,27 @@ def test_one_of_two_is_killed_and_all_start_again(tmp_path: Path):
     assert gap(final(whole), final(broken)) == 0  # the same mesh: bit by bit
     finish(start(fewer, 1, 4))
     assert gap(final(whole), final(fewer)) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_process_restores_in_the_memory_of_its_own_shards():
+    """512 MiB in four arrays, a quarter of each is a process's, by whomever written.
+
+    On CPU, devices are in host memory too: what is read is there twice for a moment.
+    """
+    program = ROOT / "benchmarks" / "restore.py"
+    done = subprocess.run(
+        [sys.executable, str(program), "--processes", "4", "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == {"4, split", "1, whole"}
+    for said in found.values():
+        assert len(said) == 4
+        for one in said:
+            assert 4 * one["held"] == one["whole"] == 512 * 2**20
+            assert one["held"] < one["grown"] < 2.5 * one["held"]
