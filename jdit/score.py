@@ -24,11 +24,12 @@ from rich.progress import (
 from jdit.evals.adm import adm_scores, fields_of, with_moments
 from jdit.evals.against import Against
 from jdit.evals.clip_features import clip_score
-from jdit.evals.drawn import Drawn, drawn_by
+from jdit.evals.drawn import Drawn
 from jdit.evals.images import Moments, Npz, Stored, stored
 from jdit.evals.kernel import kernel_distance, squared_mmd
 from jdit.evals.manifold import density_coverage, precision_recall
 from jdit.evals.meter import Measured, measure_in
+from jdit.evals.model import drawn_by
 from jdit.evals.nets import feature_net, net_fields
 from jdit.evals.protocol import (
     Protocol,

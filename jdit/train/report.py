@@ -139,7 +139,7 @@ def _report(
 
 def _protocol(recipe: Recipe, model: Any, params: Params) -> Protocol:
     """What moves the scores of the recipe's own evaluation, field by field."""
-    from jdit.evals.drawn import model_fields
+    from jdit.evals.model import model_fields
 
     own = getattr(recipe.evaluation, "protocol", dict)
     drawn = model_fields(model, params, recipe.process, recipe.sampling)

@@ -8,7 +8,7 @@ from tiny_dit import start
 
 from jdit.codecs import AutoencoderKL, save_codec
 from jdit.data import Latents
-from jdit.evals.drawn import Decoder
+from jdit.evals.decoder import Decoder
 
 CODEC = AutoencoderKL(widths=(4,), blocks=1, groups=2, mid_attention=False)
 LATENTS = np.random.default_rng(0).normal(size=(6, 4, 4, 4)).astype(np.float32)
