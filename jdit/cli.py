@@ -15,7 +15,7 @@ import tyro
 
 from jdit.allocation import keep_freed_memory
 from jdit.evals.against import Against
-from jdit.parallel import Mesh, Ring, Rules, Ulysses, join
+from jdit.parallel import Mesh, Ring, Rules, Ulysses, first, join
 from jdit.recipe import Part, Recipe, Sampling, load_recipe
 
 USAGE = """usage: jdit COMMAND RECIPE [--field value ...]
@@ -164,7 +164,7 @@ def evaluate(name: str, args: Sequence[str]) -> None:
         root = Path("runs") / "eval" / Path(name).stem
         fields, about = {"samples": images.hash()}, {"samples": name}
         more: Any = dict(root=root, batch=saved.batch or 64, about=about)
-        return print(score.show(score.score(images, fields, saved, **more)))
+        return _show(score.score(images, fields, saved, **more))
     try:
         recipe = load_recipe(name)
     except (FileNotFoundError, ImportError):
@@ -177,7 +177,14 @@ def evaluate(name: str, args: Sequence[str]) -> None:
     if parsed.reference is None and parsed.prompts is None:
         report(recipe, folder)
         return
-    print(score.show(score.score_recipe(recipe, folder, _against(parsed))))
+    _show(score.score_recipe(recipe, folder, _against(parsed)))
+
+
+def _show(path: Path) -> None:
+    from jdit.score import show
+
+    if first():  # of several processes
+        print(show(path))
 
 
 def compare(args: Sequence[str]) -> None:
@@ -207,8 +214,7 @@ def _evaluate_model(name: str, args: Sequence[str]) -> None:
             f"{name} does not say which process its model was trained with"
         )
     asked = parsed.sampling, _against(parsed), name
-    path = score.score_model(loaded, *asked, parsed.mesh, parsed.sharding)
-    print(score.show(path))
+    _show(score.score_model(loaded, *asked, parsed.mesh, parsed.sharding))
 
 
 def _against(parsed: Against) -> Against:
@@ -283,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     keep_freed_memory()
     try:
-        if command == "train":
+        if command == "train" or (command == "eval" and rest[0] != "--compare"):
             join()  # the same command on every host is one run
         COMMANDS[command](rest[0], rest[1:])
     except (ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,16 +20,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jdit.evals.adm import adm_scores, fields_of, with_moments
+from jdit.evals.adm import adm_scores
 from jdit.evals.against import Against
 from jdit.evals.clip_features import clip_score
 from jdit.evals.drawn import Drawn
-from jdit.evals.images import Moments, Npz, Stored, stored
+from jdit.evals.images import Stored
 from jdit.evals.kernel import kernel_distance, squared_mmd
 from jdit.evals.manifold import density_coverage, precision_recall
-from jdit.evals.meter import Measured, measure_in
+from jdit.evals.meter import Measured
 from jdit.evals.model import drawn_by
 from jdit.evals.nets import feature_net, net_fields
+from jdit.evals.parts import joined, measure_in
 from jdit.evals.protocol import (
     Protocol,
     differences,
@@ -38,8 +38,9 @@ from jdit.evals.protocol import (
     machine_fields,
     part_hash,
 )
+from jdit.evals.references import images_of, known, reference_at, size_of
 from jdit.evals.statistics import frechet_distance
-from jdit.parallel import Mesh, Plan, Rules, arrange
+from jdit.parallel import Mesh, Plan, Rules, arrange, barrier, first
 from jdit.pretrained import Pretrained
 from jdit.recipe import Recipe, Sampling
 from jdit.train.partial import model_of
@@ -61,7 +62,9 @@ def score(
     Without a reference, but with prompts, only the CLIP score is made. Stopped and
     started again with the same options it goes on where it was, and ends with the same
     score. It is kept in `options.out`, or in a folder of `root` that is
-    named after the protocol; a score that is there already is not made again.
+    named after the protocol; a score that is there already is not made again. Several
+    processes, which must share that folder, each draw and read their share; the first
+    one joins them.
 
     protocol: the source's fields. about: what the file says beside the protocol.
 
@@ -70,12 +73,8 @@ def score(
     """
     if options.reference is None and options.prompts is None:
         raise ValueError("reference is missing: give --reference FILE")
-    if jax.process_count() > 1:
-        raise ValueError(
-            "scores against a reference are made by one process: start jdit eval on "
-            "one host, whose devices share the work"
-        )
-    images = None if options.reference is None else _against(options.reference)
+    given = options.reference
+    reference = None if given is None else reference_at(given)
     net = feature_net(options.features, options.weights, options.resize)
     asked = None
     if options.prompts is not None:
@@ -83,62 +82,58 @@ def score(
     protocol = {
         **protocol,
         "count": source.count,
-        "size": _size(source.shape),
+        "size": size_of(source.shape),
         **net_fields(net),
-        "reference": None if images is None else images.hash(),
+        "reference": None if reference is None else reference.hash(),
         **({} if asked is None else {"prompts": part_hash(asked)}),
         **machine_fields(),
     }
     folder = options.out or root / f"eval-{part_hash(protocol)}"
-    result = folder / "scores.json"
-    if result.is_file():
-        _same(json.loads(result.read_text("utf-8")), protocol, folder)
-        return result
-    state = folder / "partial"
-    if (state / "protocol.json").is_file():
-        found = json.loads((state / "protocol.json").read_text("utf-8"))
-        _same({"protocol": found}, protocol, folder)
+    if done(folder, protocol):
+        return folder / "scores.json"
+    state, began = folder / "partial", time.time()
+    sets: dict[str, Drawn | Stored] = {"samples": source}
+    if reference is not None:
+        real = images_of(reference, protocol, hasattr(net, "all"))
+        sets |= {} if real is None else {"reference": real}
     devices = jax.local_device_count()
-    state.mkdir(parents=True, exist_ok=True)
-    _write(state / "protocol.json", protocol)
-    began = time.time()
-
-    def measured(name: str, images: Drawn | Stored, batch: int) -> Measured:
-        def stream(start: int) -> Iterator[np.ndarray]:
-            return images.stream(start, batch)
-
-        with _bar(name, images.count) as seen:
-            return measure_in(
+    for name, images in sets.items():
+        with _bar(name) as seen:
+            measure_in(
                 state / name,
-                stream,
-                images.count,
+                images,
                 net,
-                batch=min(batch, _BATCH.get(len(images.shape), 64) * devices),
-                every=max(options.part // batch, 1),
+                batch=batch if images is source else 64,
+                rows=min(batch, _ROWS.get(len(images.shape), 64) * devices),
+                part=options.part,
                 seen=seen,
             )
-
-    inception = hasattr(net, "all")
-    real = None
-    if images is not None:
-        real = _reference(images, protocol, measured, inception)
-    fake = measured("samples", source, batch)
-    scores: dict[str, float] = {} if real is None else scores_of(fake, real, net)
-    if asked is not None:
-        assert fake.features is not None
-        scores["clip_score"] = clip_score(fake.features, net.texts(asked))
-    marks = {name: str(protocol[name]) for name in ("features_hash", "size")}
-    fake.save(folder / "statistics.npz", **marks)
-    seconds = round(time.time() - began, 1)
-    about = (about or {}) | {
-        "reference": str(options.reference),
-        "batch": batch,
-        "devices": devices,
-        "seconds_since_last_start": seconds,
-    }
-    _write(result, {"scores": scores, "protocol": protocol, "about": about})
-    shutil.rmtree(state)
-    return result
+    barrier("measured")
+    try:
+        if first():
+            fake, *rest = (joined(state / name, sets[name].count) for name in sets)
+            scores: dict[str, float] = {}
+            if reference is not None:
+                real_ones = known(reference, rest[0] if rest else None)
+                scores = scores_of(fake, real_ones, net)
+            if asked is not None:
+                assert fake.features is not None
+                scores["clip_score"] = clip_score(fake.features, net.texts(asked))
+            marks = {name: str(protocol[name]) for name in ("features_hash", "size")}
+            fake.save(folder / "statistics.npz", **marks)
+            about = (about or {}) | {
+                "reference": str(options.reference),
+                "batch": batch,
+                "devices": jax.device_count(),
+                "processes": jax.process_count(),
+                "seconds_since_last_start": round(time.time() - began, 1),
+            }
+            content = {"scores": scores, "protocol": protocol, "about": about}
+            _write(folder / "scores.json", content)
+            shutil.rmtree(state)
+    finally:
+        barrier("scored")
+    return folder / "scores.json"
 
 
 def score_recipe(recipe: Recipe, folder: Path, options: Against) -> Path:
@@ -257,73 +252,12 @@ def show(path: Path) -> str:
     return f"{scores}\n{line(content['protocol'])}\nwrote {path}"
 
 
-def _against(path: Path) -> Stored | Moments:
-    """The reference at a path. Raises ValueError for none."""
-    reference = _existing(path)
-    if path.suffix == ".pt":
-        return Moments(path)
-    images = stored(reference)
-    if images is None:
-        raise ValueError(
-            f"reference is {reference}, but it must be an .npz, torch-fidelity's .pt, "
-            "an array_record, or a folder of PNGs"
-        )
-    return images
-
-
-def _reference(
-    images: Stored | Moments,
-    protocol: Protocol,
-    measured: Callable[[str, Stored, int], Measured],
-    inception: bool,
-) -> Measured:
-    """What is known of the reference: of its images, and moments that came with it."""
-    if isinstance(images, Moments):
-        _is_inceptions(inception, images.path)
-        return Measured(images.statistics())
-    names = fields_of(images.path) if isinstance(images, Npz) else {"arr_0"}
-    found = None
-    if "arr_0" in names:
-        size = _size(images.shape)
-        if size != protocol["size"]:
-            raise ValueError(
-                f"the reference's images are {size}, but the samples are "
-                f"{protocol['size']}: compare images of one size"
-            )
-        found = measured("reference", images, 64)
-    if not isinstance(images, Npz):
-        assert found is not None
-        return found
-    with np.load(images.path, allow_pickle=False) as file:
-        if "mu" in names and "features_hash" not in file.files:
-            _is_inceptions(inception, images.path)
-        for mark in ("features_hash", "size"):
-            said = str(file[mark]) if mark in file.files else str(protocol[mark])
-            if said != str(protocol[mark]):
-                raise ValueError(
-                    f"{images.path} is a reference of another {_MARKS[mark]}: its "
-                    f"{mark} is {said}, not {protocol[mark]}"
-                )
-    return with_moments(images.path, found)
-
-
-def _is_inceptions(inception: bool, path: Path) -> None:
-    """Files of ADM, pytorch-fid and torch-fidelity do not say which net they are of."""
-    if not inception:
-        raise ValueError(
-            f"{path} does not say which feature net its moments are of, so they are "
-            "Inception's: give the reference's images"
-        )
-
-
-_BATCH = {3: 64, 4: 4}
+_ROWS = {3: 64, 4: 4}
 """Of images (`h w c`) and of videos (`t h w c`), that a device's net sees at once."""
-
-_MARKS = {"features_hash": "feature net", "size": "size of images"}
 
 
 @contextmanager
-def _bar(name: str, count: int) -> Iterator[Callable[[int], None]]:
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar, on standard error, where that is a terminal."""
     columns = (
         TextColumn("{task.description}"),
@@ -332,28 +266,33 @@ def _bar(name: str, count: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=count)
-        yield lambda done: bar.update(task, completed=done)
+    shown = console.is_terminal and first()
+    with Progress(*columns, console=console, disable=not shown) as bar:
+        task = bar.add_task(name)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
-def _same(found: dict[str, Any], protocol: Protocol, folder: Path) -> None:
-    other = differences(found["protocol"], protocol)
-    if other:
-        raise ValueError(
-            f"{folder} holds the score of another protocol ({other[0]}): delete it, or "
-            "give another --out"
-        )
+def done(folder: Path, protocol: Protocol) -> bool:
+    """Whether a folder holds the score of this protocol; else it is begun, or goes on.
 
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise FileNotFoundError(f"reference is {path}, but there is no such file")
-    return path
+    Raises ValueError where it holds, or has begun, that of another one.
+    """
+    result, state = folder / "scores.json", folder / "partial" / "protocol.json"
+    there = result.is_file()
+    for path in (result, state):
+        if path.is_file():
+            content = json.loads(path.read_text("utf-8"))
+            other = differences(content["protocol"], protocol)
+            if other:
+                raise ValueError(
+                    f"{folder} holds the score of another protocol ({other[0]}): "
+                    "delete it, or give another --out"
+                )
+    barrier("looked")
+    if first() and not there:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        _write(state, {"protocol": protocol})
+    return there
 
 
 def _write(path: Path, content: Any) -> None:

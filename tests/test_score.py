@@ -23,7 +23,6 @@ from jdit.evals import Statistics, adm_scores, clip_score, measure
 from jdit.evals.against import Against
 from jdit.evals.drawn import Drawn, asked_labels, rounded_down
 from jdit.evals.images import Npz, stored
-from jdit.evals.meter import Meter
 from jdit.evals.protocol import passes, sampling_fields
 from jdit.guidance import CFG, Autoguidance
 from jdit.models import dit, sit
@@ -173,8 +172,8 @@ def test_scores_do_not_depend_on_the_number_of_devices(killed):
 
 
 def test_a_killed_run_ends_with_the_same_score(killed):
-    state = Meter.load(killed / "killed" / "partial" / "samples")
-    assert 0 < state.count < 205 and state.count == 20 * state.saved
+    parts = list((killed / "killed" / "partial" / "samples").glob("*.npz"))
+    assert 0 < len(parts) < 10 and "00000000-00000020.npz" in {p.name for p in parts}
     main(command(killed, out="killed"))
     main(command(killed, out="whole"))
     assert content(killed, "killed")["scores"] == content(killed, "whole")["scores"]
