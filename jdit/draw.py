@@ -145,8 +145,8 @@ class Drawer:
         told: Callable[[np.ndarray], dict[str, Any]] = by_label,
         plan: Plan | None = None,
     ) -> None:
-        self.params, self.batch, self.told, self.plan = params, batch, told, plan
-        guidance = sampling.guidance
+        self.batch, self.told, self.plan = batch, told, plan
+        guidance, places = sampling.guidance, None
         if plan is not None:
             if batch % plan.parts:
                 raise ValueError(
@@ -154,7 +154,8 @@ class Drawer:
                     f"make it a multiple, such as {plan.round_up(batch)}"
                 )
             model, guidance = pinned(plan, model), Spread(plan, guidance)
-            self.params = jax.device_put(params, plan.tree(params, params))
+            places = plan.tree(params, params)
+        self.params = jax.device_put(params, places)
 
         def run(params: Params, key: jax.Array, conditions: Any, first: jax.Array):
             return sample(

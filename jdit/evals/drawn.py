@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Int, UInt8
 
 from jdit.data import to_uint8
@@ -68,6 +69,26 @@ class Drawn:
                     "NaN or infinite values"
                 )
             yield to_uint8(x) if self.rounding == "nearest" else rounded_down(x)
+
+
+def together(draw: Draw) -> Draw:
+    """A draw of several processes, each of which draws its share of every batch.
+
+    All must call it together, with the same arguments; all get all images.
+    """
+    count, index = jax.process_count(), jax.process_index()
+    if count == 1:
+        return draw
+
+    def shared(seed: int, labels: Int[np.ndarray, " b"], first: int) -> Any:
+        share = -(-len(labels) // count)
+        filled = np.resize(labels, count * share)  # what is too much is dropped
+        at = index * share
+        x = np.asarray(draw(seed, filled[at : at + share], first + at))
+        every = multihost_utils.process_allgather(x)
+        return every.reshape(-1, *x.shape[1:])[: len(labels)]
+
+    return shared
 
 
 def rounded_down(x: np.ndarray) -> UInt8[np.ndarray, "b h w c"]:
