@@ -36,6 +36,8 @@ jdit eval NAME --reference FILE       FID and its kin against a reference; NAME 
                                       recipe, a trained model, a folder of PNGs, an
                                       .npz (arr_0) or an .array_record. Stopped, the
                                       same command goes on.
+jdit eval NAME --paired RUN           PSNR, SSIM, relative error (and LPIPS) against a
+                                      run of the same noise, image by image
 jdit eval --compare A.json B.json     what differs between two scores, field by field.
                                       Exit status 0 if the protocols are the same,
                                       whatever the scores are, 1 if any field of them
@@ -174,7 +176,8 @@ def evaluate(name: str, args: Sequence[str]) -> None:
         return _evaluate_model(name, args)
     parsed = parse(Eval, recipe, prog, args)
     recipe, folder = _split(parsed)
-    if parsed.reference is None and parsed.prompts is None:
+    against = parsed.reference, parsed.prompts, parsed.paired
+    if all(path is None for path in against):
         report(recipe, folder)
         return
     _show(score.score_recipe(recipe, folder, _against(parsed)))

@@ -30,6 +30,7 @@ from jdit.evals.manifold import density_coverage, precision_recall
 from jdit.evals.meter import Measured
 from jdit.evals.model import drawn_by
 from jdit.evals.nets import feature_net, net_fields
+from jdit.evals.pairs import Difference, Pairs
 from jdit.evals.parts import joined, measure_in
 from jdit.evals.protocol import (
     Protocol,
@@ -38,7 +39,7 @@ from jdit.evals.protocol import (
     machine_fields,
     part_hash,
 )
-from jdit.evals.references import images_of, known, reference_at, size_of
+from jdit.evals.references import images_of, known, reference_at, reference_run, size_of
 from jdit.evals.statistics import frechet_distance
 from jdit.parallel import Mesh, Plan, Rules, arrange, barrier, first
 from jdit.pretrained import Pretrained
@@ -46,6 +47,8 @@ from jdit.recipe import Recipe, Sampling
 from jdit.train.partial import model_of
 from jdit.train.report import trained
 from jdit.typing import Params
+
+Scores = dict[str, float]
 
 
 def score(
@@ -59,7 +62,8 @@ def score(
 ) -> Path:
     """Stream images through the feature net, compare, and write scores.json.
 
-    Without a reference, but with prompts, only the CLIP score is made. Stopped and
+    Without a reference, but with prompts, only the CLIP score is made; with a paired
+    run, PSNR and its kin (`jdit.evals.pairs`). Stopped and
     started again with the same options it goes on where it was, and ends with the same
     score. It is kept in `options.out`, or in a folder of `root` that is
     named after the protocol; a score that is there already is not made again. Several
@@ -69,8 +73,10 @@ def score(
     protocol: the source's fields. about: what the file says beside the protocol.
 
     Raises ValueError where `options.out` holds another protocol's, and for references
-    of another feature net or size.
+    of another feature net or size, or paired runs of another number.
     """
+    if options.paired is not None:
+        return _paired(source, protocol, options, root, batch, about)
     if options.reference is None and options.prompts is None:
         raise ValueError("reference is missing: give --reference FILE")
     given = options.reference
@@ -88,22 +94,87 @@ def score(
         **({} if asked is None else {"prompts": part_hash(asked)}),
         **machine_fields(),
     }
-    folder = options.out or root / f"eval-{part_hash(protocol)}"
-    if done(folder, protocol):
-        return folder / "scores.json"
-    state, began = folder / "partial", time.time()
-    sets: dict[str, Drawn | Stored] = {"samples": source}
+    sets: dict[str, Any] = {"samples": source}
     if reference is not None:
-        real = images_of(reference, protocol, hasattr(net, "all"))
-        sets |= {} if real is None else {"reference": real}
-    devices = jax.local_device_count()
+        images = images_of(reference, protocol, hasattr(net, "all"))
+        sets |= {} if images is None else {"reference": images}
+
+    def scores(folder: Path, fake: Measured, real: Measured | None = None) -> Scores:
+        marks = {name: str(protocol[name]) for name in ("features_hash", "size")}
+        fake.save(folder / "statistics.npz", **marks)
+        made: Scores = {}
+        if reference is not None:
+            made = scores_of(fake, known(reference, real), net)
+        if asked is not None:
+            assert fake.features is not None
+            made["clip_score"] = clip_score(fake.features, net.texts(asked))
+        return made
+
+    about = (about or {}) | {"reference": str(given)}
+    return _kept(sets, net, protocol, scores, options, root, batch, about)
+
+
+def _paired(
+    source: Drawn | Stored,
+    protocol: Protocol,
+    options: Against,
+    root: Path,
+    batch: int,
+    about: dict[str, Any] | None,
+) -> Path:
+    """Compare image by image with a reference run, and write scores.json."""
+    assert options.paired is not None
+    for name in ("reference", "prompts"):
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"paired and {name} are both given: --paired compares image by image, "
+                "in a run of its own"
+            )
+    pairs = Pairs(source, reference_run(options.paired))
+    net = Difference(pairs, options.lpips)
+    protocol = {
+        **protocol,
+        "count": source.count,
+        "size": size_of(source.shape),
+        **net.fields,
+        "paired": pairs.reference.hash(),
+        **machine_fields(),
+    }
+
+    def scores(folder: Path, measured: Measured) -> Scores:
+        return net.scores(measured)
+
+    about = (about or {}) | {"paired": str(options.paired)}
+    sets = {"pairs": pairs}
+    return _kept(sets, net, protocol, scores, options, root, batch, about)
+
+
+def _kept(
+    sets: dict[str, Any],
+    net: Any,
+    protocol: Protocol,
+    scores: Callable[..., Scores],
+    options: Against,
+    root: Path,
+    batch: int,
+    about: dict[str, Any],
+) -> Path:
+    """Measure sets of images, and write the scores that are made of what was measured.
+
+    scores: given the folder and each set's `Measured`; the first process makes them.
+    """
+    folder = options.out or root / f"eval-{part_hash(protocol)}"
+    result, state = folder / "scores.json", folder / "partial"
+    if done(folder, protocol):
+        return result
+    began, devices = time.time(), jax.local_device_count()
     for name, images in sets.items():
         with _bar(name) as seen:
             measure_in(
                 state / name,
                 images,
                 net,
-                batch=batch if images is source else 64,
+                batch=64 if name == "reference" else batch,
                 rows=min(batch, _ROWS.get(len(images.shape), 64) * devices),
                 part=options.part,
                 seen=seen,
@@ -111,29 +182,19 @@ def score(
     barrier("measured")
     try:
         if first():
-            fake, *rest = (joined(state / name, sets[name].count) for name in sets)
-            scores: dict[str, float] = {}
-            if reference is not None:
-                real_ones = known(reference, rest[0] if rest else None)
-                scores = scores_of(fake, real_ones, net)
-            if asked is not None:
-                assert fake.features is not None
-                scores["clip_score"] = clip_score(fake.features, net.texts(asked))
-            marks = {name: str(protocol[name]) for name in ("features_hash", "size")}
-            fake.save(folder / "statistics.npz", **marks)
-            about = (about or {}) | {
-                "reference": str(options.reference),
+            found = (joined(state / name, x.count) for name, x in sets.items())
+            made = scores(folder, *found)
+            about |= {
                 "batch": batch,
                 "devices": jax.device_count(),
                 "processes": jax.process_count(),
                 "seconds_since_last_start": round(time.time() - began, 1),
             }
-            content = {"scores": scores, "protocol": protocol, "about": about}
-            _write(folder / "scores.json", content)
+            _write(result, {"scores": made, "protocol": protocol, "about": about})
             shutil.rmtree(state)
     finally:
         barrier("scored")
-    return folder / "scores.json"
+    return result
 
 
 def score_recipe(recipe: Recipe, folder: Path, options: Against) -> Path:

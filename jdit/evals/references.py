@@ -28,6 +28,22 @@ def reference_at(path: Path) -> Stored | Moments:
     return images
 
 
+def reference_run(path: Path) -> Stored:
+    """The images of a run that another is compared with, image by image.
+
+    Raises FileNotFoundError, and ValueError for a path of another kind.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"paired is {path}, but there is no such file")
+    images = stored(path)
+    if images is None:
+        raise ValueError(
+            f"paired is {path}, but it must be an .npz, an array_record, or a folder "
+            "of PNGs"
+        )
+    return images
+
+
 def images_of(
     reference: Stored | Moments, protocol: Protocol, inception: bool
 ) -> Stored | None:
