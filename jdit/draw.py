@@ -39,7 +39,7 @@ class Sample:
     """Height and width in pixels of a pipeline's images, or frames, height and width of
     its videos; its own if not given."""
     fps: float = 8.0
-    """Frames a second of a pipeline's videos."""
+    """Frames a second of videos."""
     count: int = 1
     """Images for each label or prompt."""
     seed: int = 0
@@ -307,5 +307,7 @@ def draw(name: str, options: Sample) -> Path:
     own = loaded.model, loaded.params, loaded.process
     drawer = Drawer(*own, sampling, batch, plan=plan)
     images = drawer(options.seed, labels)
+    if images.ndim == 5:
+        return write_videos(options.out, images, labels, options.fps)
     columns = options.count if options.count > 1 else min(len(labels), 10)
     return write(options.out, images, labels, columns)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -98,6 +99,9 @@ def score(
     if reference is not None:
         images = images_of(reference, protocol, hasattr(net, "all"))
         sets |= {} if images is None else {"reference": images}
+    if isinstance(source, Drawn):  # what the net refuses, before anything is drawn
+        blank = np.zeros((_rows(source, batch), *source.shape), np.float32)
+        getattr(net, "all", net)(blank)
 
     def scores(folder: Path, fake: Measured, real: Measured | None = None) -> Scores:
         marks = {name: str(protocol[name]) for name in ("features_hash", "size")}
@@ -167,7 +171,7 @@ def _kept(
     result, state = folder / "scores.json", folder / "partial"
     if done(folder, protocol):
         return result
-    began, devices = time.time(), jax.local_device_count()
+    began = time.time()
     for name, images in sets.items():
         with _bar(name) as seen:
             measure_in(
@@ -175,7 +179,7 @@ def _kept(
                 images,
                 net,
                 batch=64 if name == "reference" else batch,
-                rows=min(batch, _ROWS.get(len(images.shape), 64) * devices),
+                rows=_rows(images, batch),
                 part=options.part,
                 seen=seen,
             )
@@ -313,8 +317,9 @@ def show(path: Path) -> str:
     return f"{scores}\n{line(content['protocol'])}\nwrote {path}"
 
 
-_ROWS = {3: 64, 4: 4}
-"""Of images (`h w c`) and of videos (`t h w c`), that a device's net sees at once."""
+def _rows(images: Any, batch: int) -> int:
+    """Images, or videos `t h w c`, that the net sees at once, over all devices."""
+    return min(batch, (4 if len(images.shape) == 4 else 64) * jax.local_device_count())
 
 
 @contextmanager

@@ -17,15 +17,24 @@ from PIL import Image
 from tiny_dit import MODEL, awake, start
 
 from jdit.cli import main
+from jdit.codecs import AutoencoderKL, save_codec
+from jdit.data import to_uint8
 from jdit.draw import Drawer
 from jdit.encoders import VisionTransformer, save_encoder
-from jdit.evals import Statistics, adm_scores, clip_score, measure
+from jdit.evals import (
+    Statistics,
+    adm_scores,
+    clip_score,
+    frechet_distance,
+    measure,
+)
 from jdit.evals.against import Against
 from jdit.evals.drawn import Drawn, asked_labels, rounded_down
 from jdit.evals.images import Npz, stored
 from jdit.evals.protocol import passes, sampling_fields
 from jdit.guidance import CFG, Autoguidance
 from jdit.models import dit, sit
+from jdit.models.latte import Latte
 from jdit.pretrained import export
 from jdit.processes import DDPMLinear, Gaussian, LearnedRange
 from jdit.recipe import Recipe, Sampling, load_recipe
@@ -36,6 +45,7 @@ NET = '''
 import os, signal
 import numpy as np
 from jdit.encoders.inception import InceptionFeatures
+from jdit.evals import I3D
 
 KERNEL = np.random.default_rng(5).normal(size=(192, 18)).astype(np.float32)
 
@@ -66,6 +76,16 @@ class Reader(Net):
 
 def pooled(images):
     return Net().all(images).pool
+
+
+class Clips:
+    """Of videos: FVD is between its features."""
+
+    scores = I3D.scores
+
+    def __call__(self, videos):
+        assert videos.shape[1:] == (3, 4, 4, 3)
+        return np.tanh(videos.mean((2, 3)).reshape(len(videos), -1))
 '''
 
 CHILD = """
@@ -73,6 +93,8 @@ import sys
 from pathlib import Path
 import jax, numpy as np
 from jdit.cli import main
+from jdit.codecs import AutoencoderKL, save_codec
+from jdit.data import to_uint8
 from jdit.draw import Drawer
 from jdit.parallel import Mesh, Rules, arrange
 from test_score import LABELS, PROCESS, SAMPLING, dino
@@ -316,6 +338,40 @@ def test_a_model_and_its_recipe_are_scored_alike(place):
     )
     with pytest.raises(ValueError, match="of another protocol .seed: 4 / 3"):
         score_recipe(recipe, place / "run", options)
+
+
+def test_videos_are_drawn_and_scored(place, capsys):
+    """In pixels, and as latents that a codec of images decodes frame by frame."""
+    model = Latte((3, 4, 4), 3, None, dim=16, depth=1, heads=2, base=2)
+    sampling = Sampling(steps=2, guidance=None, batch=5)
+    recipe = Recipe("clip", model, data=None, process=PROCESS, sampling=sampling)
+    export(place / "clip" / "export", recipe, awake(model))
+    rng = np.random.default_rng(0)
+    real = rng.integers(0, 256, (12, 3, 4, 4, 3), np.uint8)
+    np.savez(place / "clips.npz", arr_0=real)
+    more = ("--reference", str(place / "clips.npz"), "--count", "14")
+    main(command(place, *more, out="fvd", net="tiny_net:Clips", samples="clip"))
+    found = content(place, "fvd")
+    assert {"fvd", "precision", "kid"} < set(found["scores"])
+    assert found["protocol"]["size"] == "3x4x4x3"
+    labels = np.zeros(14, np.int32)
+    videos = Drawer(model, awake(model), PROCESS, sampling, 5)(0, labels)
+    from tiny_net import Clips
+
+    sets = [measure(x, Clips()).pool for x in (to_uint8(videos), real)]
+    assert found["scores"]["fvd"] == pytest.approx(frechet_distance(*sets), rel=1e-5)
+    words = fails(capsys, command(place, *more, out="stills", samples="clip"))
+    assert "shapes" in words or "mismatch" in words  # the net's own, before any draw
+
+    codec = AutoencoderKL(widths=(4,), blocks=1, groups=2, mid_attention=False)
+    save_codec(place / "codec", codec, start(codec))
+    latent = replace(model, channels=4)
+    save = replace(recipe, model=latent)
+    export(place / "latent-clip" / "export", save, awake(latent))
+    more = (*more, "--codec", str(place / "codec"))
+    main(command(place, *more, out="z", net="tiny_net:Clips", samples="latent-clip"))
+    assert content(place, "z")["protocol"]["codec"].startswith("AutoencoderKL ")
+    assert content(place, "z")["scores"]["fvd"] > 0
 
 
 def learned():

@@ -2,7 +2,6 @@
 """Latents to pixels, for scores of models of latents."""
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdit.codecs import load_codec
+from jdit.codecs import Frames, Stills, load_codec
 from jdit.data import Latents
 from jdit.evals.devices import over_devices
 from jdit.evals.protocol import Protocol, params_hash, settings
@@ -24,20 +23,28 @@ class Decoder:
     """Latents to pixels by one function of a fixed batch, split over all devices.
 
     Latents are scaled back as the data were scaled that the model was trained on, where
-    that is known, and else as the codec's file says.
+    that is known, and else as the codec's file says. Latents of videos are decoded
+    frame by frame where the codec is one of images.
 
     codec: a folder in diffusers' layout, or a hub's repository. data: the recipe's.
-    fields: of the protocol.
+    latent: the shape of one. fields: of the protocol. shape: of what is decoded.
     """
 
-    def __init__(self, codec: str | Path, data: Any, batch: int) -> None:
+    def __init__(
+        self, codec: str | Path, data: Any, batch: int, latent: tuple[int, ...]
+    ) -> None:
         made: Any
         made, params = load_codec(resolve(codec))
+        name, stills = type(made).__name__, isinstance(made.factor, int)
         scaling = _scaling(data)
         fields = {f.name for f in dataclasses.fields(made)}
         said = settings(made, tuple(fields.difference(_SCALING)))
         if scaling is not None:
             said = f"shift={scaling[0]}, scale={scaling[1]}"
+        if stills and len(latent) == 4:
+            made = Frames(made)
+        elif not stills and len(latent) == 3:
+            made = Stills(made)
 
         def run(params: Params, z: Array) -> Array:
             if scaling is None:
@@ -46,13 +53,14 @@ class Decoder:
             return made.decode(params, z / scale + shift)
 
         self.run, self.batch = over_devices(run, params), batch
-        self.shape_of = partial(jax.eval_shape, run, params)
+        one = jax.ShapeDtypeStruct((1, *latent), "float32")
+        self.shape = jax.eval_shape(run, params, one).shape[1:]
         self.fields: Protocol = {
-            "codec": f"{type(made).__name__} {params_hash(params)}",
+            "codec": f"{name} {params_hash(params)}",
             "codec_scaling": said,
         }
 
-    def __call__(self, z: Float[np.ndarray, "n *g c"]) -> Float[np.ndarray, "n h w e"]:
+    def __call__(self, z: Float[np.ndarray, "n *g c"]) -> Float[np.ndarray, "n *o e"]:
         images = []
         for start in range(0, len(z), self.batch):
             part = z[start : start + self.batch]
@@ -61,11 +69,6 @@ class Decoder:
             )
             images.append(np.asarray(self.run(full))[: len(part)])
         return np.concatenate(images)
-
-    def shape(self, latent: tuple[int, ...]) -> tuple[int, ...]:
-        """Of an image, given that of its latent."""
-        z = jax.ShapeDtypeStruct((1, *latent), "float32")
-        return self.shape_of(z).shape[1:]
 
 
 def _scaling(data: Any) -> tuple[Any, Any] | None:

@@ -79,7 +79,7 @@ def as_bytes(images: np.ndarray | Array) -> UInt8[np.ndarray, "b h w 3"]:
     if array.ndim != 4 or array.shape[-1] not in (1, 3):
         raise ValueError(
             f"images have shape {array.shape}, but (batch, height, width, 3), or one "
-            "channel, is needed"
+            "channel, is needed" + "; I3D reads videos" * (array.ndim == 5)
         )
     if array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.floating):

@@ -64,12 +64,13 @@ def drawn_by(
         scheme = f"{labels} of {classes}"
     shape, decode = tuple(model.sample_shape), None
     if codec is not None:
-        decode = Decoder(codec, data, min(batch, 32 * jax.local_device_count()))
-        shape = decode.shape(shape)
-    if len(shape) != 3 or shape[-1] not in (1, 3):
+        at_once = (4 if len(shape) == 4 else 32) * jax.local_device_count()
+        decode = Decoder(codec, data, min(batch, at_once), shape)
+        shape = decode.shape
+    if len(shape) not in (3, 4) or shape[-1] not in (1, 3):
         raise ValueError(
-            f"the model draws {shape}, which are no images: give the --codec that "
-            "decodes latents"
+            f"the model draws {shape}, which are no images or videos: give the --codec "
+            "that decodes latents"
         )
     drawer = Drawer(model, params, process, sampling, batch, told, plan)
 

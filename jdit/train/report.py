@@ -78,9 +78,10 @@ def report(
 
     params: those of the folder's run, if not given. devices: as `fit` takes them.
     Writes scores.json, the scores with their protocol, prints both, a line each, and
-    returns the scores; {} when the recipe has no evaluation, or its samples are no
-    pictures (latents, videos), which is said. Of several processes each draws its share
-    of every batch, over its own devices, and the first one writes; all must call this.
+    returns the scores; {} when the recipe has no evaluation, or its samples are
+    latents, which is said. Videos are .webp files in a folder "samples". Of several
+    processes each draws its share of every batch, over its own devices, and the first
+    one writes; all must call this.
     """
     folder, console = Path(folder), console or Console(quiet=not first())
     mesh = recipe.mesh
@@ -100,7 +101,7 @@ def report(
 def _report(
     recipe: Recipe, folder: Path, params: Params, plan: Plan | None, console: Console
 ) -> dict[str, float]:
-    from jdit.draw import Drawer, by_label, grid
+    from jdit.draw import Drawer, by_label, grid, write_videos
     from jdit.evals.drawn import Draw, together
 
     sampling, model = recipe.sampling, model_of(recipe)
@@ -109,12 +110,12 @@ def _report(
     if not callable(told):
         told = by_label
     *sides, channels = model.sample_shape
-    if len(sides) != 2 or channels not in (1, 3):
+    if len(sides) not in (2, 3) or channels not in (1, 3):
         shape = "x".join(map(str, model.sample_shape))
         _say(console, f"{recipe.name}: its samples are {shape}, not pictures to show")
         return {}
     if told is by_label:
-        classes = getattr(model.conditioning, "classes", 1)
+        classes = getattr(model.conditioning, "classes", None) or 1
         labels, columns = np.arange(classes), sampling.per_class
     else:  # some of the examples, by their numbers
         labels = np.unique(np.linspace(0, len(asked.source()) - 1, 50).astype(int))
@@ -128,9 +129,12 @@ def _report(
         return together(one)
 
     images = drawer(min(sampling.batch, len(labels)))(sampling.seed, labels, 0)
-    if first():
-        grid(images, columns).save(folder / "samples.png")
-    _say(console, f"{recipe.name}: samples in {folder / 'samples.png'}")
+    shown = folder / ("samples.png" if len(sides) == 2 else "samples")
+    if first() and len(sides) == 2:
+        grid(images, columns).save(shown)
+    elif first():
+        write_videos(shown, images, labels, fps=8)
+    _say(console, f"{recipe.name}: samples in {shown}")
     if recipe.evaluation is None:
         return {}
     scores = recipe.evaluation(drawer(sampling.batch))

@@ -27,8 +27,8 @@ def decoded(z):
 
 def test_latents_are_scaled_back_as_the_codec_says(folder):
     """Six of them by four at once: the last are filled up."""
-    decoder = Decoder(folder, None, 4)
-    assert decoder.shape((4, 4, 4)) == (4, 4, 3)
+    decoder = Decoder(folder, None, 4, (4, 4, 4))
+    assert decoder.shape == (4, 4, 3)
     want = decoded(LATENTS / CODEC.scaling_factor)
     np.testing.assert_allclose(decoder(LATENTS), want, atol=1e-5)
     assert decoder.fields["codec"].startswith("AutoencoderKL ")
@@ -36,7 +36,18 @@ def test_latents_are_scaled_back_as_the_codec_says(folder):
 
 
 def test_the_scale_of_the_data_comes_before_the_codecs(folder):
-    decoder = Decoder(folder, Latents("nowhere.npz", scale=0.5, shift=0.25), 6)
+    decoder = Decoder(
+        folder, Latents("nowhere.npz", scale=0.5, shift=0.25), 6, (4, 4, 4)
+    )
     want = decoded(LATENTS / 0.5 + 0.25)
     np.testing.assert_allclose(decoder(LATENTS), want, atol=1e-5)
     assert decoder.fields["codec_scaling"] == "shift=0.25, scale=0.5"
+
+
+def test_videos_are_decoded_frame_by_frame(folder):
+    decoder = Decoder(folder, None, 2, (3, 4, 4, 4))
+    assert decoder.shape == (3, 4, 4, 3)
+    videos = decoder(LATENTS.reshape(2, 3, 4, 4, 4))
+    want = decoded(LATENTS / CODEC.scaling_factor).reshape(videos.shape)
+    np.testing.assert_allclose(videos, want, atol=1e-5)
+    assert decoder.fields["codec"].startswith("AutoencoderKL ")
