@@ -460,12 +460,18 @@ def test_a_nan_never_becomes_a_score():
         (["--resize", "Bicubic"], "must be one of"),
         (["--count", "3"], "at least 10"),
         (["--reference", "SMALL"], "compare images of one size"),
+        (["--reference", "FEW"], "3 nearest neighbours need at least 4"),
     ],
-    ids=["reference", "net", "module", "weights", "resize", "kind", "count", "size"],
+    ids=[
+        *("reference", "net", "module", "weights", "resize", "kind", "count", "size"),
+        "few",
+    ],
 )
 def test_mistakes_are_one_sentence(place, capsys, more, words):
     np.savez(place / "small.npz", arr_0=images(3, 20)[:, :4, :4])
-    more = [str(place / "small.npz") if x == "SMALL" else x for x in more]
+    np.savez(place / "few.npz", arr_0=images(3, 3))
+    files = {name: str(place / f"{name.lower()}.npz") for name in ("SMALL", "FEW")}
+    more = [files.get(x, x) for x in more]
     assert words in fails(capsys, command(place, *more, out="mistake"))
 
 

@@ -113,12 +113,20 @@ def test_worse_models_score_worse(folder):
         others = [g.integers(10) for g in each(seed + 1, labels, first)]
         return copies(seed, others, first)
 
+    def five(seed, labels, first):
+        """Only half of the classes, however they are asked for."""
+        return seed, labels % 5, first
+
     def one(seed, labels, first):
         return np.repeat(TRAIN["x_0"][:1], len(labels), 0)
 
     good, bad = evaluation(copies, folder), evaluation(noisy, folder)
     assert bad["frechet"] > 4 * good["frechet"]
     assert bad["precision"] < good["precision"] and bad["density"] < good["density"]
+    unequal = evaluation(lambda *asked: copies(*five(*asked)), folder)
+    assert unequal["ratio"] > 3 * good["ratio"] and unequal["accuracy"] < 0.6
+    assert unequal["recall"] < good["recall"] - 0.2
+    assert unequal["coverage"] < good["coverage"] - 0.2
     mixed = evaluation(blind, folder)
     assert mixed["accuracy"] < 0.2 and mixed["ratio"] < 2 * good["ratio"]
     collapsed = evaluation(one, folder)
