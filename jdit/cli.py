@@ -15,7 +15,7 @@ import tyro
 
 from jdit.allocation import keep_freed_memory
 from jdit.evals.against import Against
-from jdit.parallel import Mesh, Ring, Rules, Ulysses, join
+from jdit.parallel import Mesh, Ring, Rules, Ulysses, first, join
 from jdit.recipe import Part, Recipe, Sampling, load_recipe
 
 USAGE = """usage: jdit COMMAND RECIPE [--field value ...]
@@ -41,6 +41,8 @@ jdit eval NAME --reference FILE       FID and its kin against a reference; NAME 
                                       recipe, a trained model, a folder of PNGs, an
                                       .npz (arr_0) or an .array_record. Stopped, the
                                       same command goes on.
+jdit eval NAME --paired RUN           PSNR, SSIM, relative error (and LPIPS) against a
+                                      run of the same noise, image by image
 jdit eval --compare A.json B.json     what differs between two scores, field by field.
                                       Exit status 0 if the protocols are the same,
                                       whatever the scores are, 1 if any field of them
@@ -169,7 +171,7 @@ def evaluate(name: str, args: Sequence[str]) -> None:
         root = Path("runs") / "eval" / Path(name).stem
         fields, about = {"samples": images.hash()}, {"samples": name}
         more: Any = dict(root=root, batch=saved.batch or 64, about=about)
-        return print(score.show(score.score(images, fields, saved, **more)))
+        return _show(score.score(images, fields, saved, **more))
     try:
         recipe = load_recipe(name)
     except (FileNotFoundError, ImportError):
@@ -179,10 +181,18 @@ def evaluate(name: str, args: Sequence[str]) -> None:
         return _evaluate_model(name, args)
     parsed = parse(Eval, recipe, prog, args)
     recipe, folder = _split(parsed)
-    if parsed.reference is None and parsed.prompts is None:
+    against = parsed.reference, parsed.prompts, parsed.paired
+    if all(path is None for path in against):
         report(recipe, folder)
         return
-    print(score.show(score.score_recipe(recipe, folder, _against(parsed))))
+    _show(score.score_recipe(recipe, folder, _against(parsed)))
+
+
+def _show(path: Path) -> None:
+    from jdit.score import show
+
+    if first():  # of several processes
+        print(show(path))
 
 
 def compare(args: Sequence[str]) -> None:
@@ -212,8 +222,7 @@ def _evaluate_model(name: str, args: Sequence[str]) -> None:
             f"{name} does not say which process its model was trained with"
         )
     asked = parsed.sampling, _against(parsed), name
-    path = score.score_model(loaded, *asked, parsed.mesh, parsed.sharding)
-    print(score.show(path))
+    _show(score.score_model(loaded, *asked, parsed.mesh, parsed.sharding))
 
 
 def _against(parsed: Against) -> Against:
@@ -298,7 +307,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     keep_freed_memory()
     try:
-        if command in ("train", "encode"):
+        scores = command == "eval" and rest[0] != "--compare"
+        if scores or command in ("train", "encode"):
             join()  # the same command on every host is one run
         COMMANDS[command](rest[0], rest[1:])
     except (ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:

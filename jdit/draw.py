@@ -39,7 +39,7 @@ class Sample:
     """Height and width in pixels of a pipeline's images, or frames, height and width of
     its videos; its own if not given."""
     fps: float = 8.0
-    """Frames a second of a pipeline's videos."""
+    """Frames a second of videos."""
     count: int = 1
     """Images for each label or prompt."""
     seed: int = 0
@@ -145,8 +145,8 @@ class Drawer:
         told: Callable[[np.ndarray], dict[str, Any]] = by_label,
         plan: Plan | None = None,
     ) -> None:
-        self.params, self.batch, self.told, self.plan = params, batch, told, plan
-        guidance = sampling.guidance
+        self.batch, self.told, self.plan = batch, told, plan
+        guidance, places = sampling.guidance, None
         if plan is not None:
             if batch % plan.parts:
                 raise ValueError(
@@ -154,7 +154,8 @@ class Drawer:
                     f"make it a multiple, such as {plan.round_up(batch)}"
                 )
             model, guidance = pinned(plan, model), Spread(plan, guidance)
-            self.params = jax.device_put(params, plan.tree(params, params))
+            places = plan.tree(params, params)
+        self.params = jax.device_put(params, places)
 
         def run(params: Params, key: jax.Array, conditions: Any, first: jax.Array):
             return sample(
@@ -306,5 +307,7 @@ def draw(name: str, options: Sample) -> Path:
     own = loaded.model, loaded.params, loaded.process
     drawer = Drawer(*own, sampling, batch, plan=plan)
     images = drawer(options.seed, labels)
+    if images.ndim == 5:
+        return write_videos(options.out, images, labels, options.fps)
     columns = options.count if options.count > 1 else min(len(labels), 10)
     return write(options.out, images, labels, columns)

@@ -192,7 +192,7 @@ class Recipe:
     sampling: Sampling = Sampling()
     """How samples are drawn."""
     evaluation: Part = None
-    """Scores samples: a callable (recipe, model, params, folder) -> dict, or None."""
+    """Scores what is drawn, as `jdit.evals.Evaluation` does, or None."""
     mesh: Mesh = Mesh()
     """How many devices each axis of parallelism has."""
     sharding: Rules = Rules()

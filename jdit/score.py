@@ -21,15 +21,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jdit.evals.adm import adm_scores, fields_of, with_moments
+from jdit.evals.adm import adm_scores
 from jdit.evals.against import Against
 from jdit.evals.clip_features import clip_score
-from jdit.evals.drawn import Drawn, drawn_by
-from jdit.evals.images import Moments, Npz, Stored, stored
+from jdit.evals.drawn import Drawn
+from jdit.evals.images import Stored
 from jdit.evals.kernel import kernel_distance, squared_mmd
 from jdit.evals.manifold import density_coverage, precision_recall
-from jdit.evals.meter import Measured, measure_in
+from jdit.evals.meter import Measured
+from jdit.evals.model import drawn_by
 from jdit.evals.nets import feature_net, net_fields
+from jdit.evals.pairs import Difference, Pairs
+from jdit.evals.parts import joined, measure_in
 from jdit.evals.protocol import (
     Protocol,
     differences,
@@ -37,13 +40,16 @@ from jdit.evals.protocol import (
     machine_fields,
     part_hash,
 )
+from jdit.evals.references import images_of, known, reference_at, reference_run, size_of
 from jdit.evals.statistics import frechet_distance
-from jdit.parallel import Mesh, Plan, Rules, arrange
+from jdit.parallel import Mesh, Plan, Rules, arrange, barrier, first
 from jdit.pretrained import Pretrained
 from jdit.recipe import Recipe, Sampling
 from jdit.train.partial import model_of
 from jdit.train.report import trained
 from jdit.typing import Params
+
+Scores = dict[str, float]
 
 
 def score(
@@ -57,24 +63,25 @@ def score(
 ) -> Path:
     """Stream images through the feature net, compare, and write scores.json.
 
-    Without a reference, but with prompts, only the CLIP score is made. Stopped and
+    Without a reference, but with prompts, only the CLIP score is made; with a paired
+    run, PSNR and its kin (`jdit.evals.pairs`). Stopped and
     started again with the same options it goes on where it was, and ends with the same
     score. It is kept in `options.out`, or in a folder of `root` that is
-    named after the protocol; a score that is there already is not made again.
+    named after the protocol; a score that is there already is not made again. Several
+    processes, which must share that folder, each draw and read their share; the first
+    one joins them.
 
     protocol: the source's fields. about: what the file says beside the protocol.
 
     Raises ValueError where `options.out` holds another protocol's, and for references
-    of another feature net or size.
+    of another feature net or size, or paired runs of another number.
     """
+    if options.paired is not None:
+        return _paired(source, protocol, options, root, batch, about)
     if options.reference is None and options.prompts is None:
         raise ValueError("reference is missing: give --reference FILE")
-    if jax.process_count() > 1:
-        raise ValueError(
-            "scores against a reference are made by one process: start jdit eval on "
-            "one host, whose devices share the work"
-        )
-    images = None if options.reference is None else _against(options.reference)
+    given = options.reference
+    reference = None if given is None else reference_at(given)
     net = feature_net(options.features, options.weights, options.resize)
     asked = None
     if options.prompts is not None:
@@ -82,61 +89,115 @@ def score(
     protocol = {
         **protocol,
         "count": source.count,
-        "size": _size(source.shape),
+        "size": size_of(source.shape),
         **net_fields(net),
-        "reference": None if images is None else images.hash(),
+        "reference": None if reference is None else reference.hash(),
         **({} if asked is None else {"prompts": part_hash(asked)}),
         **machine_fields(),
     }
+    sets: dict[str, Any] = {"samples": source}
+    if reference is not None:
+        images = images_of(reference, protocol, hasattr(net, "all"))
+        sets |= {} if images is None else {"reference": images}
+    if isinstance(source, Drawn):  # what the net refuses, before anything is drawn
+        blank = np.zeros((_rows(source, batch), *source.shape), np.float32)
+        getattr(net, "all", net)(blank)
+
+    def scores(folder: Path, fake: Measured, real: Measured | None = None) -> Scores:
+        marks = {name: str(protocol[name]) for name in ("features_hash", "size")}
+        fake.save(folder / "statistics.npz", **marks)
+        made: Scores = {}
+        if reference is not None:
+            made = scores_of(fake, known(reference, real), net)
+        if asked is not None:
+            assert fake.features is not None
+            made["clip_score"] = clip_score(fake.features, net.texts(asked))
+        return made
+
+    about = (about or {}) | {"reference": str(given)}
+    return _kept(sets, net, protocol, scores, options, root, batch, about)
+
+
+def _paired(
+    source: Drawn | Stored,
+    protocol: Protocol,
+    options: Against,
+    root: Path,
+    batch: int,
+    about: dict[str, Any] | None,
+) -> Path:
+    """Compare image by image with a reference run, and write scores.json."""
+    assert options.paired is not None
+    for name in ("reference", "prompts"):
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"paired and {name} are both given: --paired compares image by image, "
+                "in a run of its own"
+            )
+    pairs = Pairs(source, reference_run(options.paired))
+    net = Difference(pairs, options.lpips)
+    protocol = {
+        **protocol,
+        "count": source.count,
+        "size": size_of(source.shape),
+        **net.fields,
+        "paired": pairs.reference.hash(),
+        **machine_fields(),
+    }
+
+    def scores(folder: Path, measured: Measured) -> Scores:
+        return net.scores(measured)
+
+    about = (about or {}) | {"paired": str(options.paired)}
+    sets = {"pairs": pairs}
+    return _kept(sets, net, protocol, scores, options, root, batch, about)
+
+
+def _kept(
+    sets: dict[str, Any],
+    net: Any,
+    protocol: Protocol,
+    scores: Callable[..., Scores],
+    options: Against,
+    root: Path,
+    batch: int,
+    about: dict[str, Any],
+) -> Path:
+    """Measure sets of images, and write the scores that are made of what was measured.
+
+    scores: given the folder and each set's `Measured`; the first process makes them.
+    """
     folder = options.out or root / f"eval-{part_hash(protocol)}"
-    result = folder / "scores.json"
-    if result.is_file():
-        _same(json.loads(result.read_text("utf-8")), protocol, folder)
+    result, state = folder / "scores.json", folder / "partial"
+    if done(folder, protocol):
         return result
-    state = folder / "partial"
-    if (state / "protocol.json").is_file():
-        found = json.loads((state / "protocol.json").read_text("utf-8"))
-        _same({"protocol": found}, protocol, folder)
-    devices = jax.local_device_count()
-    state.mkdir(parents=True, exist_ok=True)
-    _write(state / "protocol.json", protocol)
     began = time.time()
-
-    def measured(name: str, images: Drawn | Stored, batch: int) -> Measured:
-        def stream(start: int) -> Iterator[np.ndarray]:
-            return images.stream(start, batch)
-
-        with _bar(name, images.count) as seen:
-            return measure_in(
+    for name, images in sets.items():
+        with _bar(name) as seen:
+            measure_in(
                 state / name,
-                stream,
-                images.count,
+                images,
                 net,
-                batch=min(batch, _BATCH.get(len(images.shape), 64) * devices),
-                every=max(options.part // batch, 1),
+                batch=64 if name == "reference" else batch,
+                rows=_rows(images, batch),
+                part=options.part,
                 seen=seen,
             )
-
-    inception = hasattr(net, "all")
-    real = None
-    if images is not None:
-        real = _reference(images, protocol, measured, inception)
-    fake = measured("samples", source, batch)
-    scores: dict[str, float] = {} if real is None else scores_of(fake, real, net)
-    if asked is not None:
-        assert fake.features is not None
-        scores["clip_score"] = clip_score(fake.features, net.texts(asked))
-    marks = {name: str(protocol[name]) for name in ("features_hash", "size")}
-    fake.save(folder / "statistics.npz", **marks)
-    seconds = round(time.time() - began, 1)
-    about = (about or {}) | {
-        "reference": str(options.reference),
-        "batch": batch,
-        "devices": devices,
-        "seconds_since_last_start": seconds,
-    }
-    _write(result, {"scores": scores, "protocol": protocol, "about": about})
-    shutil.rmtree(state)
+    barrier("measured")
+    try:
+        if first():
+            found = (joined(state / name, x.count) for name, x in sets.items())
+            made = scores(folder, *found)
+            about |= {
+                "batch": batch,
+                "devices": jax.device_count(),
+                "processes": jax.process_count(),
+                "seconds_since_last_start": round(time.time() - began, 1),
+            }
+            _write(result, {"scores": made, "protocol": protocol, "about": about})
+            shutil.rmtree(state)
+    finally:
+        barrier("scored")
     return result
 
 
@@ -256,73 +317,13 @@ def show(path: Path) -> str:
     return f"{scores}\n{line(content['protocol'])}\nwrote {path}"
 
 
-def _against(path: Path) -> Stored | Moments:
-    """The reference at a path. Raises ValueError for none."""
-    reference = _existing(path)
-    if path.suffix == ".pt":
-        return Moments(path)
-    images = stored(reference)
-    if images is None:
-        raise ValueError(
-            f"reference is {reference}, but it must be an .npz, torch-fidelity's .pt, "
-            "an array_record, or a folder of PNGs"
-        )
-    return images
-
-
-def _reference(
-    images: Stored | Moments,
-    protocol: Protocol,
-    measured: Callable[[str, Stored, int], Measured],
-    inception: bool,
-) -> Measured:
-    """What is known of the reference: of its images, and moments that came with it."""
-    if isinstance(images, Moments):
-        _is_inceptions(inception, images.path)
-        return Measured(images.statistics())
-    names = fields_of(images.path) if isinstance(images, Npz) else {"arr_0"}
-    found = None
-    if "arr_0" in names:
-        size = _size(images.shape)
-        if size != protocol["size"]:
-            raise ValueError(
-                f"the reference's images are {size}, but the samples are "
-                f"{protocol['size']}: compare images of one size"
-            )
-        found = measured("reference", images, 64)
-    if not isinstance(images, Npz):
-        assert found is not None
-        return found
-    with np.load(images.path, allow_pickle=False) as file:
-        if "mu" in names and "features_hash" not in file.files:
-            _is_inceptions(inception, images.path)
-        for mark in ("features_hash", "size"):
-            said = str(file[mark]) if mark in file.files else str(protocol[mark])
-            if said != str(protocol[mark]):
-                raise ValueError(
-                    f"{images.path} is a reference of another {_MARKS[mark]}: its "
-                    f"{mark} is {said}, not {protocol[mark]}"
-                )
-    return with_moments(images.path, found)
-
-
-def _is_inceptions(inception: bool, path: Path) -> None:
-    """Files of ADM, pytorch-fid and torch-fidelity do not say which net they are of."""
-    if not inception:
-        raise ValueError(
-            f"{path} does not say which feature net its moments are of, so they are "
-            "Inception's: give the reference's images"
-        )
-
-
-_BATCH = {3: 64, 4: 4}
-"""Of images (`h w c`) and of videos (`t h w c`), that a device's net sees at once."""
-
-_MARKS = {"features_hash": "feature net", "size": "size of images"}
+def _rows(images: Any, batch: int) -> int:
+    """Images, or videos `t h w c`, that the net sees at once, over all devices."""
+    return min(batch, (4 if len(images.shape) == 4 else 64) * jax.local_device_count())
 
 
 @contextmanager
-def _bar(name: str, count: int) -> Iterator[Callable[[int], None]]:
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar, on standard error, where that is a terminal."""
     columns = (
         TextColumn("{task.description}"),
@@ -331,28 +332,33 @@ def _bar(name: str, count: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=count)
-        yield lambda done: bar.update(task, completed=done)
+    shown = console.is_terminal and first()
+    with Progress(*columns, console=console, disable=not shown) as bar:
+        task = bar.add_task(name)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
-def _same(found: dict[str, Any], protocol: Protocol, folder: Path) -> None:
-    other = differences(found["protocol"], protocol)
-    if other:
-        raise ValueError(
-            f"{folder} holds the score of another protocol ({other[0]}): delete it, or "
-            "give another --out"
-        )
+def done(folder: Path, protocol: Protocol) -> bool:
+    """Whether a folder holds the score of this protocol; else it is begun, or goes on.
 
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise FileNotFoundError(f"reference is {path}, but there is no such file")
-    return path
+    Raises ValueError where it holds, or has begun, that of another one.
+    """
+    result, state = folder / "scores.json", folder / "partial" / "protocol.json"
+    there = result.is_file()
+    for path in (result, state):
+        if path.is_file():
+            content = json.loads(path.read_text("utf-8"))
+            other = differences(content["protocol"], protocol)
+            if other:
+                raise ValueError(
+                    f"{folder} holds the score of another protocol ({other[0]}): "
+                    "delete it, or give another --out"
+                )
+    barrier("looked")
+    if first() and not there:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        _write(state, {"protocol": protocol})
+    return there
 
 
 def _write(path: Path, content: Any) -> None:

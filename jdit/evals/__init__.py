@@ -5,10 +5,10 @@ from jdit.evals.adm import Measured, adm_scores, measure, read_reference
 from jdit.evals.clip_features import CLIP, clip_s, clip_score
 from jdit.evals.digits import DigitReader, DigitsClassifier, cache_folder
 from jdit.evals.dino_features import DINOv2
+from jdit.evals.drawn import Draw, Drawn
 from jdit.evals.efficientnet import EfficientNetLite0
 from jdit.evals.evaluation import (
     DigitsEvaluation,
-    Draw,
     Evaluation,
     FeatureEvaluation,
     distance_of_halves,
@@ -33,6 +33,7 @@ __all__ = [
     "DigitsClassifier",
     "DigitsEvaluation",
     "Draw",
+    "Drawn",
     "EfficientNetLite0",
     "Evaluation",
     "FeatureEvaluation",

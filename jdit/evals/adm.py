@@ -112,48 +112,54 @@ def adm_scores(fake: Measured, reference: Measured) -> dict[str, float]:
     return scores
 
 
-def npz_shape(path: str | Path) -> tuple[int, ...]:
-    """The shape of `arr_0` in an .npz. Raises ValueError as `npz_images` does."""
-    with zipfile.ZipFile(path) as archive, _member(archive, path) as file:
-        return _header(file, path)
+def npz_shape(path: str | Path, field: str = "arr_0") -> tuple[int, ...]:
+    """The shape of an array of an .npz. Raises ValueError as `npz_images` does."""
+    with zipfile.ZipFile(path) as archive, _member(archive, path, field) as file:
+        return _header(file, path, field)[0]
 
 
 def npz_images(
-    path: str | Path, batch: int = 64, start: int = 0
+    path: str | Path, batch: int = 64, start: int = 0, field: str = "arr_0"
 ) -> Iterator[np.ndarray]:
     """The array `arr_0` of an .npz, in parts, without holding it whole.
 
-    start: the first image to give.
+    start: the first image to give. field: "x_0" for floats, images or latents.
 
     Raises ValueError for a file without it, or of another kind than uint8 `n h w c`, or
-    `n t h w c` for videos.
+    `n t h w c` for videos; of `x_0`, than floats.
     """
-    with zipfile.ZipFile(path) as archive, _member(archive, path) as file:
-        shape = _header(file, path)
-        size = int(np.prod(shape[1:]))
+    with zipfile.ZipFile(path) as archive, _member(archive, path, field) as file:
+        shape, dtype = _header(file, path, field)
+        size = int(np.prod(shape[1:])) * dtype.itemsize
         file.seek(start * size, 1)
         for first in range(start, shape[0], batch):
             count = min(batch, shape[0] - first)
             data = file.read(count * size)
             if len(data) != count * size:
                 raise ValueError(f"{path} ends before its last image")
-            yield np.frombuffer(data, np.uint8).reshape(count, *shape[1:])
+            yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
 
 
-def _member(archive: zipfile.ZipFile, path: str | Path) -> IO[bytes]:
-    if "arr_0.npy" not in archive.namelist():
-        raise ValueError(f"{path} has no field 'arr_0' of images")
-    return archive.open("arr_0.npy")
+def _member(archive: zipfile.ZipFile, path: str | Path, field: str) -> IO[bytes]:
+    if f"{field}.npy" not in archive.namelist():
+        raise ValueError(f"{path} has no field {field!r} of images")
+    return archive.open(f"{field}.npy")
 
 
-def _header(file: IO[bytes], path: str | Path) -> tuple[int, ...]:
+def _header(
+    file: IO[bytes], path: str | Path, field: str
+) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     parse = np.lib.format.read_array_header_1_0
     parse = parse if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = parse(file)
-    if fortran or dtype != np.uint8 or len(shape) not in (4, 5):
-        raise ValueError(
-            f"arr_0 of {path} is {dtype} of shape {shape}, but uint8 images "
-            "(n, height, width, 3) are needed, or videos (n, frames, height, width, 3)"
+    known = dtype.kind == "f" if field == "x_0" else dtype == np.uint8
+    if fortran or not known or (field == "arr_0" and len(shape) not in (4, 5)):
+        needed = (
+            "floats (n, ..., channels) are needed"
+            if field == "x_0"
+            else "uint8 images (n, height, width, 3) are needed, or videos "
+            "(n, frames, height, width, 3)"
         )
-    return shape
+        raise ValueError(f"{field} of {path} is {dtype} of shape {shape}, but {needed}")
+    return shape, dtype

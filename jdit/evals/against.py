@@ -45,6 +45,16 @@ class Against:
     """A text file, line i of which image i was asked for: adds the CLIP score, where
     the feature net is CLIP. It needs no reference."""
 
+    paired: Path | None = None
+    """A run of the same noise, to compare with image by image: a folder of PNGs, an
+    .npz or an array_record. Gives PSNR, SSIM, the relative error and, with --lpips,
+    LPIPS; of latents ("x_0" of two .npz, as jdit sample writes them) the relative error
+    alone."""
+    lpips: Path | None = None
+    """AlexNet's weights for LPIPS: torchvision's .pth, which is downloaded there if it
+    is not there yet (needs torch, and PyPI's lpips for the heads), or a .safetensors by
+    jdit.interop.lpips.save_lpips."""
+
     def __post_init__(self) -> None:
         for name, least in (("count", 10), ("part", 1), ("batch", 1)):
             value = getattr(self, name)

@@ -12,19 +12,10 @@ from jaxtyping import Float, Int
 
 from jdit.data import Digits, to_float
 from jdit.evals.digits import DigitsClassifier
+from jdit.evals.drawn import Draw, Drawn
 from jdit.evals.features import Features, Reference, compare, evaluate, extract
 from jdit.evals.inception import inception_score
 from jdit.evals.statistics import Statistics, frechet_distance
-
-
-class Draw(Protocol):
-    """Generate images for labels: float `b h w c` in [-1, 1].
-
-    The model, its parameters and how it samples are closed over. It is called with
-    one number of labels only, and with another seed each time.
-    """
-
-    def __call__(self, seed: int, labels: Int[np.ndarray, " b"]) -> Any: ...
 
 
 class Evaluation(Protocol):
@@ -41,25 +32,6 @@ class Evaluation(Protocol):
     ) -> dict[str, float]: ...
 
     def line(self, scores: dict[str, float]) -> str: ...
-
-
-def drawn(
-    draw: Draw, labels: Int[np.ndarray, " n"], batch: int, seed: int
-) -> Iterator[Float[np.ndarray, "b h w c"]]:
-    """Generated images for all labels, batch by batch, clipped to [-1, 1].
-
-    Batch i has seed `seed + i`; the last is filled up with labels and cut. Raises
-    ValueError for the wrong number of images and for NaN.
-    """
-    for i, start in enumerate(range(0, len(labels), batch)):
-        part = labels[start : start + batch]
-        filled = np.resize(part, batch) if len(part) < batch else part
-        images = np.asarray(draw(seed + i, filled), np.float32)
-        if len(images) != batch:
-            raise ValueError(f"draw gave {len(images)} images for {batch} labels")
-        if not np.isfinite(images).all():
-            raise ValueError("draw gave images with NaN or infinite values")
-        yield np.clip(images[: len(part)], -1, 1)
 
 
 def distance_of_halves(
@@ -103,7 +75,8 @@ class DigitsEvaluation:
     inception_score: of the classifier's probabilities, one split; at most 10.
     classifier_accuracy: on held-out digits, the most `accuracy` could mean.
 
-    samples: how many are drawn; batch: how many at once; seed: of the first batch.
+    samples: how many are drawn; batch: how many at once, which moves no score; seed:
+    image i depends on it and on i alone.
     """
 
     samples: int = 2000
@@ -120,7 +93,8 @@ class DigitsEvaluation:
         """Draw, read and compare. The classifier is trained, or read from `folder`."""
         reader = self.classifier.load(folder)
         asked = np.arange(self.samples, dtype=np.int32) % 10
-        images = np.concatenate(list(drawn(draw, asked, self.batch, self.seed)))
+        drawn = Drawn(draw, asked, Digits().sample_shape, self.seed)
+        images = to_float(np.concatenate(list(drawn.stream(0, self.batch))))
         probabilities = reader.probabilities(images)
         train, test = (Digits(s).source().columns for s in ("train", "test"))
         real = np.concatenate(list(extract(reader, test["x_0"])))
@@ -213,7 +187,8 @@ class FeatureEvaluation:
         passes = -(-self.samples // len(labels))
         order = [generator.permutation(len(labels)) for _ in range(passes)]
         asked = labels[np.concatenate(order)[: self.samples]].astype(np.int32)
-        fakes = drawn(draw, asked, self.batch, self.seed)
+        drawn = Drawn(draw, asked, tuple(self.dataset.sample_shape), self.seed)
+        fakes = drawn.stream(0, self.batch)
         scores = evaluate(fakes, self.features, reference, self.batch)
         classes = labels if self.dataset.classes is not None else np.zeros_like(labels)
         halves = distance_of_halves(reference.features, classes, splits=3)
@@ -244,8 +219,8 @@ class FeatureEvaluation:
 def _counts(labels: str, part: Any) -> dict[str, Any]:
     return {
         "labels": labels,
-        "seed": f"{part.seed}, and one more for each batch of {part.batch}",
-        "rounding": None,
+        "seed": part.seed,
+        "rounding": "nearest",
         "count": part.samples,
     }
 

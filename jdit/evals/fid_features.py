@@ -10,10 +10,10 @@ import flax.linen as nn
 import numpy as np
 from jaxtyping import UInt8
 
-from jdit.data import to_uint8
 from jdit.encoders.inception import InceptionFeatures, InceptionV3
 from jdit.evals.devices import over_devices
 from jdit.evals.digits import cache_folder
+from jdit.evals.images import rounded
 from jdit.evals.resize import Resize, TensorFlowResize
 from jdit.interop.inception import NAME, SHA256, load_inception
 from jdit.typing import Array, Float, Params
@@ -79,21 +79,14 @@ def as_bytes(images: np.ndarray | Array) -> UInt8[np.ndarray, "b h w 3"]:
     if array.ndim != 4 or array.shape[-1] not in (1, 3):
         raise ValueError(
             f"images have shape {array.shape}, but (batch, height, width, 3), or one "
-            "channel, is needed"
+            "channel, is needed" + "; I3D reads videos" * (array.ndim == 5)
         )
     if array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.floating):
             raise ValueError(
                 f"images are {array.dtype}, but they must be uint8, or float in [-1, 1]"
             )
-        if not np.isfinite(array).all():
-            raise ValueError("images hold NaN or infinite values")
-        low, high = float(array.min()), float(array.max())
-        if low < -1.001 or high > 1.001:
-            raise ValueError(
-                f"images lie in [{low:.4g}, {high:.4g}], but floats must be in [-1, 1]"
-            )
-        array = to_uint8(array)
+        array = rounded(array)
     return np.repeat(array, 3 // array.shape[-1], -1)
 
 

@@ -4,6 +4,7 @@
 import functools
 import hashlib
 import io
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from jdit.data import to_uint8
 from jdit.evals.adm import npz_images, npz_shape
 from jdit.evals.statistics import Statistics
 from jdit.interop.download import file_hash
@@ -66,6 +68,38 @@ class Npz:
         self, start: int, batch: int
     ) -> Iterator[UInt8[np.ndarray, "b *t h w c"]]:
         return npz_images(self.path, batch, start)
+
+
+@dataclass(frozen=True)
+class Floats(Npz):
+    """`x_0` of an .npz, as `jdit sample --out x.npz` writes it.
+
+    Images in [-1, 1] are bytes in a stream, as if they had been saved as such; latents
+    have no bytes, but `values`.
+    """
+
+    @property
+    def count(self) -> int:
+        return npz_shape(self.path, "x_0")[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return npz_shape(self.path, "x_0")[1:]
+
+    def values(self, start: int, batch: int) -> Iterator[np.ndarray]:
+        """As they are in the file."""
+        return npz_images(self.path, batch, start, "x_0")
+
+    def stream(
+        self, start: int, batch: int
+    ) -> Iterator[UInt8[np.ndarray, "b *t h w c"]]:
+        if len(self.shape) not in (3, 4) or self.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"x_0 of {self.path} is {self.shape}, which are no images: decode "
+                "latents first"
+            )
+        for x in self.values(start, batch):  # a model may draw a little too far
+            yield rounded(x, f"x_0 of {self.path}", 3)
 
 
 @dataclass(frozen=True)
@@ -161,12 +195,35 @@ def stored(path: str | Path) -> Npz | Pictures | Records | None:
     """The images at a path, or None for a path of another kind."""
     path = Path(path)
     if path.suffix == ".npz" and path.is_file():
-        return Npz(path)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{path} is no .npz: {error}") from error
+        drawn = "x_0.npy" in names and "arr_0.npy" not in names
+        return Floats(path) if drawn else Npz(path)
     if path.suffix in RECORDS and path.is_file():
         return Records(path)
     if path.is_dir() and any(f.suffix.lower() == ".png" for f in path.iterdir()):
         return Pictures(path)
     return None
+
+
+def rounded(
+    images: np.ndarray, name: str = "images", most: float = 1.001
+) -> UInt8[np.ndarray, "..."]:
+    """Floats in [-1, 1] as bytes, to nearest; cut off outside.
+
+    Raises ValueError for values that are not finite, or beyond `most`.
+    """
+    if not np.isfinite(images).all():
+        raise ValueError(f"{name} hold NaN or infinite values")
+    low, high = float(images.min()), float(images.max())
+    if low < -most or high > most:
+        raise ValueError(
+            f"{name} lie in [{low:.4g}, {high:.4g}], but floats must be in [-1, 1]"
+        )
+    return to_uint8(images)
 
 
 def _decoded(file: IO[bytes], name: str) -> UInt8[np.ndarray, "h w c"]:

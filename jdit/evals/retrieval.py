@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jdit.data import to_float
+from jdit.data import to_uint8
 from jdit.data.pipeline import read
-from jdit.evals.evaluation import Draw, FeatureEvaluation
+from jdit.evals.drawn import Draw
+from jdit.evals.evaluation import FeatureEvaluation
 from jdit.evals.features import extract
 
 
@@ -60,18 +61,16 @@ class Retrieval:
     ) -> dict[str, float]:
         images, numbers = [], []
 
-        def kept(seed: int, labels: Int[np.ndarray, " b"]) -> Any:
+        def kept(seed: int, labels: Int[np.ndarray, " b"], first: int) -> Any:
             numbers.append(labels)
-            x = np.asarray(draw(seed, labels), np.float32)
-            images.append(np.clip(x, -1, 1))
+            images.append(np.asarray(draw(seed, labels, first)))
             return images[-1]
 
         scores = self.inner(kept, folder)
-        count, batch = self.inner.samples, self.inner.batch
-        fake, asked = np.concatenate(images)[:count], np.concatenate(numbers)[:count]
+        batch = self.inner.batch
+        fake, asked = to_uint8(np.concatenate(images)), np.concatenate(numbers)
         source = self.dataset.source()
         shown = read(source, np.arange(len(source)))["x_0"]
-        shown = to_float(shown) if shown.dtype == np.uint8 else shown
         real, mirrored, drawn = (
             np.concatenate(list(extract(self.inner.features, x, batch)))
             for x in (shown, shown[:, :, ::-1], fake)

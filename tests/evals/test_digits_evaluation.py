@@ -2,7 +2,7 @@
 """The classifier of digits, and what the evaluation says of models that are known."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -25,11 +25,18 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def copies(seed, labels):
+ROWS = [np.flatnonzero(TRAIN["label"] == label) for label in range(10)]
+
+
+def each(seed, labels, first):
+    """A generator for each image, of the seed and its number alone."""
+    return [np.random.default_rng([seed, first + i]) for i in range(len(labels))]
+
+
+def copies(seed, labels, first):
     """A model that has learnt its training set by heart."""
-    generator = np.random.default_rng(seed)
-    rows = [np.flatnonzero(TRAIN["label"] == label) for label in range(10)]
-    return TRAIN["x_0"][[generator.choice(rows[label]) for label in labels]]
+    pairs = zip(each(seed, labels, first), labels, strict=True)
+    return TRAIN["x_0"][[generator.choice(ROWS[label]) for generator, label in pairs]]
 
 
 def test_the_classifier_reads_held_out_digits(folder):
@@ -79,6 +86,7 @@ def test_copies_of_the_training_set_are_near_the_real_halves(folder):
     evaluation = DigitsEvaluation()
     scores = evaluation(copies, folder)
     protocol = evaluation.protocol(folder)
+    assert protocol["seed"] == 0 and protocol["rounding"] == "nearest"
     assert protocol["features"].startswith("DigitsClassifier(width=32")
     assert len(protocol["features_hash"]) == 12 and protocol["count"] == 2000
     assert scores["accuracy"] >= 0.99
@@ -88,6 +96,8 @@ def test_copies_of_the_training_set_are_near_the_real_halves(folder):
     assert scores["frechet"] == pytest.approx(scores["frechet_train"], rel=0.3)
     assert scores["coverage"] > 0.95 and 0.8 < scores["density"] < 1.3
     assert scores["inception_score"] > 7
+    again = replace(evaluation, batch=333)(copies, folder)  # the batch moves nothing
+    assert again == pytest.approx(scores, rel=1e-5)
     line = evaluation.line(scores)
     assert "\n" not in line and f"{scores['ratio']:.2f}x two halves" in line
 
@@ -95,19 +105,28 @@ def test_copies_of_the_training_set_are_near_the_real_halves(folder):
 def test_worse_models_score_worse(folder):
     evaluation = DigitsEvaluation(samples=500, batch=250)
 
-    def noisy(seed, labels):
-        noise = np.random.default_rng(seed).normal(size=(len(labels), 8, 8, 1))
-        return copies(seed, labels) + 0.4 * noise
+    def noisy(seed, labels, first):
+        noise = [g.normal(size=(8, 8, 1)) for g in each(seed + 1, labels, first)]
+        return copies(seed, labels, first) + 0.4 * np.stack(noise)
 
-    def blind(seed, labels):
-        return copies(seed, np.random.default_rng(seed).permutation(labels))
+    def blind(seed, labels, first):
+        others = [g.integers(10) for g in each(seed + 1, labels, first)]
+        return copies(seed, others, first)
 
-    def one(seed, labels):
+    def five(seed, labels, first):
+        """Only half of the classes, however they are asked for."""
+        return seed, labels % 5, first
+
+    def one(seed, labels, first):
         return np.repeat(TRAIN["x_0"][:1], len(labels), 0)
 
     good, bad = evaluation(copies, folder), evaluation(noisy, folder)
     assert bad["frechet"] > 4 * good["frechet"]
     assert bad["precision"] < good["precision"] and bad["density"] < good["density"]
+    unequal = evaluation(lambda *asked: copies(*five(*asked)), folder)
+    assert unequal["ratio"] > 3 * good["ratio"] and unequal["accuracy"] < 0.6
+    assert unequal["recall"] < good["recall"] - 0.2
+    assert unequal["coverage"] < good["coverage"] - 0.2
     mixed = evaluation(blind, folder)
     assert mixed["accuracy"] < 0.2 and mixed["ratio"] < 2 * good["ratio"]
     collapsed = evaluation(one, folder)
@@ -138,9 +157,10 @@ class Unlabelled:
 def test_any_data_set_in_any_features(dataset):
     asked = []
 
-    def draw(seed, labels):
+    def draw(seed, labels, first):
+        assert first == sum(map(len, asked))
         asked.append(labels)
-        return copies(seed, labels % 10)
+        return copies(seed, labels % 10, first)
 
     def features(images):
         return images[:, 2:4, 2:5, 0].reshape(len(images), -1)
@@ -148,19 +168,23 @@ def test_any_data_set_in_any_features(dataset):
     evaluation = FeatureEvaluation(features, dataset, samples=130, batch=50)
     scores = evaluation(draw)
     assert np.isfinite(list(scores.values())).all()
-    assert [len(labels) for labels in asked] == [50, 50, 50]
+    assert [len(labels) for labels in asked] == [50, 50, 30]
     if dataset.classes is None:  # each example's number, before any a third time
-        assert np.bincount(np.concatenate(asked)[:130]).min() == 2
+        assert np.bincount(np.concatenate(asked)).min() == 2
     assert "\n" not in evaluation.line(scores)
-    assert evaluation(draw) == scores
+    asked.clear()
+    other = replace(evaluation, batch=32)  # moves no image, and so no score
+    assert other(draw) == pytest.approx(scores, rel=1e-9, abs=1e-12)
+    assert other.protocol() == evaluation.protocol()
 
 
 def test_bad_draws_and_settings_are_refused(folder):
     evaluation = DigitsEvaluation(samples=20, batch=10)
-    with pytest.raises(ValueError, match="draw gave 3 images for 10 labels"):
-        evaluation(lambda seed, labels: copies(seed, labels[:3]), folder)
-    with pytest.raises(ValueError, match="NaN"):
-        evaluation(lambda seed, labels: copies(seed, labels) * np.nan, folder)
+    few = r"draw gave images of shape \(3, 8, 8, 1\), but \(10, 8, 8, 1\) is needed"
+    with pytest.raises(ValueError, match=few):
+        evaluation(lambda seed, labels, first: copies(seed, labels[:3], first), folder)
+    with pytest.raises(ValueError, match="image 0 of seed 0 has NaN"):
+        evaluation(lambda *asked: copies(*asked) * np.nan, folder)
     with pytest.raises(ValueError, match="samples is 3"):
         DigitsEvaluation(samples=3)
     with pytest.raises(ValueError, match="batch is 0"):

@@ -32,7 +32,7 @@ def test_the_scores_of_a_model_that_copies_its_data():
         lambda images: images.reshape(len(images), -1), Noise(), samples=20, batch=8
     )
     copies = Noise().source().columns["x_0"]
-    scores = Retrieval(inner)(lambda seed, numbers: copies[numbers])
+    scores = Retrieval(inner)(lambda seed, numbers, first: copies[numbers])
     assert scores["retrieved"] == scores["retrieved_in_5"] == 1
     assert scores["chance"] == 1 / 16 and scores["frechet"] < 1
     assert scores["retrieved_mirrored"] < 1
@@ -40,5 +40,5 @@ def test_the_scores_of_a_model_that_copies_its_data():
     protocol = Retrieval(inner).protocol()
     assert protocol["labels"] == "each example as often as the others"
     assert protocol["count"] == 20
-    assert protocol["seed"] == "0, and one more for each batch of 8"
+    assert protocol["seed"] == 0 and protocol["rounding"] == "nearest"
     assert len(protocol["reference"]) == 64 and protocol["features_hash"] is None
