@@ -50,6 +50,19 @@ from jdit.ops.attention.transformable import Kernels
 from jdit.ops.platform import Spread, on_one_device, spread
 from jdit.typing import Array, Bool, Float
 
+_WIDE, _SMALL = Blocks(128, 128, 8, 2), Blocks(64, 64, 4, 2)
+
+_BLOCKS: dict[tuple[int, int], tuple[Blocks, Blocks]] = {
+    (2, 64): (Blocks(128, 64, 8, 2), _SMALL),
+    (2, 128): (_WIDE, _SMALL),
+    (2, 256): (Blocks(64, 64, 8, 2), Blocks(32, 32, 4, 2)),
+    (4, 96): (Blocks(64, 32, 4, 2), Blocks(32, 64, 4, 2)),
+    (4, 128): (Blocks(64, 32, 4, 2), Blocks(32, 32, 4, 2)),
+    (4, 256): (Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
+}
+"""By bytes of a number and the widest head: the largest blocks that spill no register
+on Hopper, and leave room for a second program where they can (docs/performance.md)."""
+
 
 def attention_with_lse(
     q: Float[Array, "b h n k"],
@@ -101,10 +114,12 @@ def forward(
     interpret: bool = False,
 ) -> tuple[Float[Array, "b g r n k"], Float[Array, "b g r n"]]:
     """Output and log-sum-exp; see `transformable.Kernels`."""
-    call = _call(q, k, masks, blocks or blocks_for(k, "forward"))
+    call = _call(q, k, masks, blocks or blocks_for(k)[0])
     arrays = _operands(q, k, v, masks)
     shapes = [arrays["q"], jax.ShapeDtypeStruct(q.shape[:-1], jnp.float32)]
-    out, lse = _run(call, forward_kernel, _by_queries(call, q), arrays, shapes, interpret)
+    out, lse = _run(
+        call, forward_kernel, _by_queries(call, q), arrays, shapes, interpret
+    )
     return _outside(out), lse
 
 
@@ -122,7 +137,7 @@ def backward(
     interpret: bool = False,
 ) -> tuple[Float[Array, "b g r n k"], Float[Array, "b g m k"], Float[Array, "b g m k"]]:
     """Gradients of q, k and v from those of output and log-sum-exp."""
-    of_queries, of_keys = blocks or (blocks_for(k, "queries"), blocks_for(k, "keys"))
+    of_queries, of_keys = blocks or blocks_for(k)
     arrays = _operands(q, k, v, masks)
     arrays["d_out"] = _inside(d_out)
     arrays["lse"] = jnp.where(jnp.isneginf(lse), -LEAST, lse * log2(e))
@@ -132,14 +147,14 @@ def backward(
     grid = _by_queries(call, q)
     (d_q,) = _run(call, queries_kernel, grid, arrays, [arrays["q"]], interpret)
     call = _call(q, k, masks, of_keys)
-    grid = *k.shape[:2], pl.cdiv(call.m, call.blocks.keys)
+    grid = pl.cdiv(call.m, call.blocks.keys), *k.shape[1::-1]
     both = [arrays["k"], arrays["v"]]
     d_k, d_v = _run(call, keys_kernel, grid, arrays, both, interpret)
     return _outside(d_q), _outside(d_k), _outside(d_v)
 
 
 def _by_queries(call: Call, q: Array) -> tuple[int, ...]:
-    return *q.shape[:3], pl.cdiv(call.n, call.blocks.queries)
+    return pl.cdiv(call.n, call.blocks.queries), *q.shape[2::-1]
 
 
 def _run(
@@ -199,5 +214,16 @@ def _call(q: Array, k: Array, masks: dict[str, Any], blocks: Blocks) -> Call:
     return Call(sharing, n, m, width, masked, segmented, blocks)
 
 
-def blocks_for(k: Float[Array, "b g m k"], kernel: str) -> Blocks:
-    return Blocks(64, 64, 4, 2)
+def blocks_for(k: Float[Array, "b g m k"]) -> tuple[Blocks, Blocks]:
+    """For a program that owns queries, and for one that owns keys.
+
+    Raises ValueError for other numbers than those of 16 or 32 bits, and wider heads.
+    """
+    size, width = k.dtype.itemsize, k.shape[-1]
+    for (bytes_each, widest), blocks in _BLOCKS.items():
+        if size == bytes_each and width <= widest:
+            return blocks
+    raise ValueError(
+        f"implementation is 'pallas_gpu', but keys are {k.dtype} with heads of width "
+        f"{width}: it needs bfloat16, float16 or float32, and at most 256"
+    )

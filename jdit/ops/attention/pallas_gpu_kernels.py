@@ -4,8 +4,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import log, log2
-from math import e as euler
+from math import e, log, log2
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -38,7 +37,10 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Call:
-    """What is known of a call when it is traced; sharing: heads that read one's keys."""
+    """What is known of a call when it is traced.
+
+    sharing: heads of queries that read the same keys.
+    """
 
     sharing: int
     n: int
@@ -51,7 +53,7 @@ class Call:
     @property
     def scale(self) -> float:
         """Of logits whose base is two."""
-        return self.width**-0.5 * log2(euler)
+        return self.width**-0.5 * log2(e)
 
     def queries(self, block: Any) -> "Rows":
         return Rows(block * self.blocks.queries, self.blocks.queries, self.n)
@@ -64,19 +66,19 @@ class Rows(NamedTuple):
     """Some tokens in a row, of so many in all."""
 
     first: Any
-    count: int
+    size: int
     total: int
 
     @property
     def real(self) -> Array | None:
         """Which of them there are; None if all are, because blocks fit exactly."""
-        if self.total % self.count == 0:
+        if self.total % self.size == 0:
             return None
-        return self.first + jnp.arange(self.count) < self.total
+        return self.first + jnp.arange(self.size) < self.total
 
     def of(self, ref: Any, at: tuple[Any, ...], missing: float) -> Array:
         """Their entries in a row of numbers."""
-        ref = ref.at[(*at, pl.ds(self.first, self.count))]
+        ref = ref.at[(*at, pl.ds(self.first, self.size))]
         real = self.real
         return plgpu.load(ref, mask=real, other=None if real is None else missing)
 
@@ -86,10 +88,11 @@ def parts(width: int) -> list[tuple[int, int]]:
 
     A product wants powers of two. One of 128 for a head of 72 would be mostly zeros.
     """
-    left, found = -(-width // NARROWEST) * NARROWEST, []
+    left = -(-width // NARROWEST) * NARROWEST
+    found: list[tuple[int, int]] = []
     while left:
         size = 1 << (left.bit_length() - 1)
-        found.append((sum(size for _, size in found), size))
+        found.append((sum(each for _, each in found), size))
         left -= size
     return found
 
@@ -97,7 +100,7 @@ def parts(width: int) -> list[tuple[int, int]]:
 def forward_kernel(call: Call, names: tuple[str, ...], *refs: Any) -> None:
     """refs: inputs by `names`, output and log-sum-exp."""
     read, (out_ref, lse_ref) = dict(zip(names, refs, strict=False)), refs[-2:]
-    b, g, r, i = (pl.program_id(axis) for axis in range(4))
+    i, r, g, b = (pl.program_id(axis) for axis in range(4))
     rows = call.queries(i)
     q = _tile(call, read["q"], (b, g, r), rows)
 
@@ -117,7 +120,7 @@ def forward_kernel(call: Call, names: tuple[str, ...], *refs: Any) -> None:
         ]
         return acc, new, total
 
-    row = jnp.zeros((rows.count,), jnp.float32)
+    row = jnp.zeros((rows.size,), jnp.float32)
     state = _loop(call, turn, (_zeros(call, rows), row + LEAST, row))
     acc, top, total = state
     out = [x / total[:, None] for x in acc]
@@ -127,15 +130,13 @@ def forward_kernel(call: Call, names: tuple[str, ...], *refs: Any) -> None:
         out = [jnp.where(some[:, None], x, 0) for x in out]
         lse = jnp.where(some, lse, -jnp.inf)
     _keep(call, out_ref, (b, g, r), rows, out)
-    plgpu.store(
-        lse_ref.at[b, g, r, pl.ds(rows.first, rows.count)], lse, mask=rows.real
-    )
+    plgpu.store(lse_ref.at[b, g, r, pl.ds(rows.first, rows.size)], lse, mask=rows.real)
 
 
 def queries_kernel(call: Call, names: tuple[str, ...], *refs: Any) -> None:
     """refs: inputs by `names`, the gradient of q."""
     read, dq_ref = dict(zip(names, refs, strict=False)), refs[-1]
-    b, g, r, i = (pl.program_id(axis) for axis in range(4))
+    i, r, g, b = (pl.program_id(axis) for axis in range(4))
     rows = call.queries(i)
     q, bar = (_tile(call, read[x], (b, g, r), rows) for x in ("q", "d_out"))
     lse, delta = _known(read, (b, g, r), rows)
@@ -154,12 +155,12 @@ def queries_kernel(call: Call, names: tuple[str, ...], *refs: Any) -> None:
 
 
 def keys_kernel(call: Call, names: tuple[str, ...], *refs: Any) -> None:
-    """refs: inputs by `names`, the gradients of k and v, summed over all that read them.
+    """refs: inputs by `names`, gradients of k and v: sums over heads that read them.
 
     Logits are `m n` here, so that no product needs its left side turned.
     """
     read, (dk_ref, dv_ref) = dict(zip(names, refs, strict=False)), refs[-2:]
-    b, g, j = (pl.program_id(axis) for axis in range(3))
+    j, g, b = (pl.program_id(axis) for axis in range(3))
     cols, blocks = call.keys(j), pl.cdiv(call.n, call.blocks.queries)
     k, v = (_tile(call, read[x], (b, g), cols) for x in "kv")
 
@@ -183,9 +184,12 @@ def keys_kernel(call: Call, names: tuple[str, ...], *refs: Any) -> None:
 
 def _loop(call: Call, turn: Callable[..., Any], state: Any) -> Any:
     """`state = turn(j, state, ragged)` over blocks of keys; the last may be ragged."""
-    whole, left = divmod(call.m, call.blocks.keys)
+    whole = call.m // call.blocks.keys
     state = lax.fori_loop(0, whole, partial(turn, ragged=False), state)
-    return turn(whole, state, True) if left else state
+    if call.m % call.blocks.keys == 0:
+        return state
+    # A loop, because a slice that is known to run over the end is refused.
+    return lax.fori_loop(whole, whole + 1, partial(turn, ragged=True), state)
 
 
 def _known(read: dict[str, Any], at: tuple[Any, ...], rows: Rows) -> list[Array]:
@@ -211,7 +215,7 @@ def _hidden(
     if call.masked:
         seen.append(lay(cols.of(read["mask"], (b,), 0) != 0))
     elif ragged:
-        seen.append(lay(cols.first + jnp.arange(cols.count) < cols.total))
+        seen.append(lay(cols.first + jnp.arange(cols.size) < cols.total))
     if call.segmented:
         of_queries = rows.of(read["of_queries"], (b,), 0)
         of_keys = cols.of(read["of_keys"], (b,), 0)
@@ -228,7 +232,9 @@ def _tile(call: Call, ref: Any, at: tuple[Any, ...], rows: Rows) -> list[Array]:
     for start, size in parts(call.width):
         mask = _inside(call, rows, start, size)
         other = None if mask is None else 0.0
-        found.append(plgpu.load(_there(ref, at, rows, start, size), mask=mask, other=other))
+        found.append(
+            plgpu.load(_there(ref, at, rows, start, size), mask=mask, other=other)
+        )
     return found
 
 
@@ -244,7 +250,7 @@ def _keep(
 def _there(ref: Any, at: tuple[Any, ...], rows: Rows, start: int, size: int) -> Any:
     """A part of a tile; `at` is image and head, and heads lie inside tokens."""
     b, *head = at
-    return ref.at[(b, pl.ds(rows.first, rows.count), *head, pl.ds(start, size))]
+    return ref.at[(b, pl.ds(rows.first, rows.size), *head, pl.ds(start, size))]
 
 
 def _inside(call: Call, rows: Rows, start: int, size: int) -> Array | None:
@@ -257,7 +263,7 @@ def _inside(call: Call, rows: Rows, start: int, size: int) -> Array | None:
 
 
 def _zeros(call: Call, rows: Rows) -> list[Array]:
-    return [jnp.zeros((rows.count, size), jnp.float32) for _, size in parts(call.width)]
+    return [jnp.zeros((rows.size, size), jnp.float32) for _, size in parts(call.width)]
 
 
 def _products(x: list[Array], y: list[Array]) -> Array:
