@@ -60,8 +60,8 @@ def attention_with_lse(
     )
 
 
-def runs(q: Float[Array, "b h n k"], k: Float[Array, "b g m k"]) -> bool:
-    """Whether cuDNN takes these on the GPU at hand, by JAX's own checks.
+def runs(q: Array, k: Array) -> bool:
+    """Whether cuDNN takes these, or their shapes, on the GPU at hand, by JAX's checks.
 
     A mask is not asked for: see `chosen` of `api.py`. From Ampere on.
     """

@@ -116,10 +116,9 @@ def forward(
     """Output and log-sum-exp; see `transformable.Kernels`."""
     call = _call(q, k, masks, blocks or blocks_for(k)[0])
     arrays = _operands(q, k, v, masks)
-    shapes = [arrays["q"], jax.ShapeDtypeStruct(q.shape[:-1], jnp.float32)]
-    out, lse = _run(
-        call, forward_kernel, _by_queries(call, q), arrays, shapes, interpret
-    )
+    lse = jax.ShapeDtypeStruct(q.shape[:-1], jnp.float32)
+    grid, like = _by_queries(call, q), {"q": arrays["q"], "lse": lse}
+    out, lse = _run(call, forward_kernel, grid, arrays, like, interpret)
     return _outside(out), lse
 
 
@@ -145,11 +144,12 @@ def backward(
     arrays["delta"] -= d_lse
     call = _call(q, k, masks, of_queries)
     grid = _by_queries(call, q)
-    (d_q,) = _run(call, queries_kernel, grid, arrays, [arrays["q"]], interpret)
+    like = {"q": arrays["q"]}
+    (d_q,) = _run(call, queries_kernel, grid, arrays, like, interpret)
     call = _call(q, k, masks, of_keys)
     grid = pl.cdiv(call.m, call.blocks.keys), *k.shape[1::-1]
-    both = [arrays["k"], arrays["v"]]
-    d_k, d_v = _run(call, keys_kernel, grid, arrays, both, interpret)
+    like = {"k": arrays["k"], "v": arrays["v"]}
+    d_k, d_v = _run(call, keys_kernel, grid, arrays, like, interpret)
     return _outside(d_q), _outside(d_k), _outside(d_v)
 
 
@@ -159,20 +159,22 @@ def _by_queries(call: Call, q: Array) -> tuple[int, ...]:
 
 def _run(
     call: Call, kernel: Any, grid: tuple[int, ...], arrays: dict[str, Array],
-    shapes: list[Any], interpret: bool,
+    like: dict[str, Any], interpret: bool,
 ) -> list[Array]:  # fmt: skip
-    def whole(x: Any) -> pl.BlockSpec:
-        """All of it; heads as wide as their parts together, which loads mask."""
-        shape = x.shape[:-1] if x.ndim > 3 else x.shape
-        wide = (*shape, sum(size for _, size in parts(call.width)))
-        return pl.BlockSpec(wide if x.ndim > 3 else shape, lambda *_: (0,) * x.ndim)
+    """The kernel's results, which are like these."""
+    wide = sum(size for _, size in parts(call.width))
+
+    def whole(name: str, x: Any) -> pl.BlockSpec:
+        """All of it, and heads as wide as their parts together, which loads mask."""
+        shape = (*x.shape[:-1], wide) if name in ("q", "k", "v", "d_out") else x.shape
+        return pl.BlockSpec(shape, lambda *_: (0,) * x.ndim)
 
     return pl.pallas_call(
         partial(kernel, call, tuple(arrays)),
         grid=grid,
-        in_specs=[whole(x) for x in arrays.values()],
-        out_specs=[whole(x) for x in shapes],
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in shapes],
+        in_specs=[whole(*pair) for pair in arrays.items()],
+        out_specs=[whole(*pair) for pair in like.items()],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like.values()],
         compiler_params=plgpu.CompilerParams(
             num_warps=call.blocks.warps, num_stages=call.blocks.stages
         ),
