@@ -54,7 +54,8 @@ _WIDE, _SMALL = Blocks(128, 128, 8, 2), Blocks(64, 64, 4, 2)
 
 _BLOCKS: dict[tuple[int, int], tuple[Blocks, Blocks]] = {
     (2, 64): (Blocks(128, 64, 8, 2), _SMALL),
-    (2, 128): (_WIDE, _SMALL),
+    (2, 96): (_WIDE, _SMALL),
+    (2, 128): (_WIDE, Blocks(32, 64, 4, 2)),
     (2, 256): (Blocks(64, 64, 8, 2), Blocks(32, 32, 4, 2)),
     (4, 96): (Blocks(64, 32, 4, 2), Blocks(32, 64, 4, 2)),
     (4, 128): (Blocks(64, 32, 4, 2), Blocks(32, 32, 4, 2)),
