@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """On which devices, and how spread over them, operations will run."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,6 +34,15 @@ def platform() -> str:
     """What is compiled for: "cpu", "gpu" or "tpu"; by default JAX's own backend."""
     target = _TARGET.get()
     return target[0] if target else jax.default_backend()
+
+
+def capability() -> tuple[int, int] | None:
+    """The compute capability of the NVIDIA GPU at hand; None where there is none."""
+    if platform() != "gpu" or jax.default_backend() != "gpu":
+        return None
+    said = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    found = re.fullmatch(r"(\d+)\.(\d+)", said)  # AMD's say something else
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def spread() -> Spread | None:

@@ -3,18 +3,21 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from importlib import import_module
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
-from jdit.ops.attention import chunked, cudnn, reference
+from jdit.ops.attention import chunked, cudnn, rates, reference
 from jdit.ops.attention.reference import Segments
-from jdit.ops.platform import on_one_device, platform, spread
+from jdit.ops.platform import capability, on_one_device, platform, spread
 from jdit.typing import Array, Bool, Float
 
-Implementation = Literal["reference", "recompute", "chunked", "cudnn", "pallas_tpu"]
+Implementation = Literal[
+    "reference", "recompute", "chunked", "cudnn", "pallas_tpu", "pallas_gpu"
+]
 
 _IMPLEMENTATIONS: dict[str, tuple[Any, Any]] = {
     "reference": (reference.attention, reference.attention_with_lse),
@@ -25,6 +28,9 @@ _IMPLEMENTATIONS: dict[str, tuple[Any, Any]] = {
     "chunked": (chunked.attention, chunked.attention_with_lse),
     "cudnn": (cudnn.attention, cudnn.attention_with_lse),
 }
+
+_KERNELS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
+"""Modules that take a second to import, and where they need not be interpreted."""
 
 
 def attention(
@@ -49,16 +55,21 @@ def attention(
         "chunked"    holds the logits of some queries at a time, also then.
         "cudnn"      the fused kernel of an NVIDIA GPU (bfloat16, float16).
         "pallas_tpu" our fused kernels for TPUs; elsewhere interpreted, slowly.
-        None         on a TPU "pallas_tpu" where it wins (see `chosen`); else
-                     "recompute", or "chunked" from 2,048 x 2,048 logits a head on.
+        "pallas_gpu" our fused kernels for NVIDIA GPUs, written for Hopper, which no
+                     GPU has run yet; elsewhere interpreted, slowly.
+        None         on a TPU "pallas_tpu", on a GPU "cudnn" or "pallas_gpu", where
+                     they win (see `chosen`); else "recompute", or "chunked" from
+                     2,048 x 2,048 logits a head on.
 
-    All but "cudnn" run everywhere, in any dtype, and under every transformation of
-    JAX, forward mode too. A query that sees no key gets zeros.
+    All but "cudnn" run everywhere, in any dtype (on a GPU "pallas_gpu" takes bfloat16,
+    float16 and float32). All run under every transformation of JAX, forward mode too.
+    A query that sees no key gets zeros.
 
     Raises ValueError for another implementation, where "cudnn" cannot run, and where
     g does not divide h.
     """
-    run, _, folds = _functions(q, k, implementation)
+    masked = mask is not None or segments is not None
+    run, _, folds = _functions(q, k, implementation, masked=masked)
     if not folds or q.shape[1] == k.shape[1]:
         return run(q, k, v, mask, segments)
     queries, met = _folded(q, k, segments)
@@ -81,7 +92,7 @@ def attention_with_lse(
 
     Raises ValueError as `attention` does, and for "cudnn".
     """
-    _, run, folds = _functions(q, k, implementation)
+    _, run, folds = _functions(q, k, implementation, lse=True)
     if not folds or q.shape[1] == k.shape[1]:
         return run(q, k, v, mask, segments)
     queries, met = _folded(q, k, segments)
@@ -89,47 +100,61 @@ def attention_with_lse(
     return _unfolded(out, q), _unfolded(lse, q)
 
 
-def chosen(q: Array, k: Array) -> Implementation:
+def chosen(
+    q: Array, k: Array, *, masked: bool = False, lse: bool = False
+) -> Implementation:
     """What `implementation=None` means for these arrays, or shapes with dtypes.
 
+    masked: with a mask or segments. lse: with the log-sum-exp.
+
     On a TPU the kernels win at every shape of `arg_specs` by the compiler's schedule
-    (docs/performance.md), forward and backward; with fewer than 64 queries or keys
-    their tiles would be mostly empty, and heads wider than 256 are not for them. XLA
-    cannot divide a kernel: on several devices it is taken inside `jax.shard_map` over
-    all axes, and where `jdit.ops.platform.spread_over` says how arrays are split.
+    (docs/performance.md), forward and backward. On a GPU the published rates of
+    `rates.py` decide, in bfloat16 and float16: "cudnn" wherever it runs, but not for
+    masks, of which it wants `n m` numbers an image, nor for a log-sum-exp; then, on
+    Hopper, "pallas_gpu". None of this was measured on a GPU here.
+
+    With fewer than 64 queries or keys tiles would be mostly empty, and heads wider than
+    256 are not for kernels. XLA cannot divide a kernel: on several devices it is taken
+    inside `jax.shard_map` over all axes, and where `jdit.ops.platform.spread_over` says
+    how arrays are split.
     """
-    enough = min(q.shape[-2], k.shape[-2]) >= 64 and q.dtype == k.dtype
-    narrow = q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
-    dtypes = jnp.bfloat16, jnp.float32
-    whole = on_one_device() or spread() is not None
-    if platform() == "tpu" and enough and narrow and q.dtype in dtypes and whole:
-        return "pallas_tpu"
-    long = q.shape[-2] * k.shape[-2] >= chunked.LONG
-    return "chunked" if long else "recompute"
+    n, m, width = q.shape[-2], k.shape[-2], q.shape[-1]
+    fits = min(n, m) >= 64 and width % 8 == 0 and width <= 256 and q.dtype == k.dtype
+    if fits and (on_one_device() or spread() is not None):
+        half = q.dtype in (jnp.bfloat16, jnp.float16)
+        if platform() == "tpu" and q.dtype in (jnp.bfloat16, jnp.float32):
+            return "pallas_tpu"
+        if platform() == "gpu" and half:
+            for name in rates.ranked((n * m) ** 0.5, width):
+                if name == "cudnn" and not (masked or lse) and cudnn.runs(q, k):
+                    return "cudnn"
+                if name == "pallas_gpu" and (capability() or (0, 0))[0] == 9:
+                    return "pallas_gpu"
+    return "chunked" if n * m >= chunked.LONG else "recompute"
 
 
 def _functions(
-    q: Array, k: Array, implementation: str | None
+    q: Array, k: Array, implementation: str | None, **asked: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any], bool]:
     """Without and with log-sum-exp, and whether they want as many heads of keys."""
     if q.shape[1] % k.shape[1]:
         raise ValueError(
             f"k has {k.shape[1]} heads, but their number must divide q's {q.shape[1]}"
         )
-    implementation = implementation or chosen(q, k)
-    if implementation == "pallas_tpu":
-        from jdit.ops.attention import pallas_tpu  # a second of import, for TPUs alone
-
-        interpret = platform() != "tpu"
-        run = partial(pallas_tpu.attention, interpret=interpret)
-        both = partial(pallas_tpu.attention_with_lse, interpret=interpret)
+    implementation = implementation or chosen(q, k, **asked)
+    if implementation in _KERNELS:
+        module = import_module(f"jdit.ops.attention.{implementation}")
+        interpret = platform() != _KERNELS[implementation]
+        run = partial(module.attention, interpret=interpret)
+        both = partial(module.attention_with_lse, interpret=interpret)
         return run, both, False
     if implementation not in _IMPLEMENTATIONS:
+        *others, last = map(repr, get_args(Implementation))
         raise ValueError(
             f"implementation is {implementation!r}, but it must be None, "
-            "'reference', 'recompute', 'chunked', 'cudnn' or 'pallas_tpu'"
+            f"{', '.join(others)} or {last}"
         )
-    return *_IMPLEMENTATIONS[implementation], True
+    return *_IMPLEMENTATIONS[implementation], implementation != "cudnn"
 
 
 def _folded(q: Array, k: Array, segments: Any) -> tuple[Array, Any]:
