@@ -356,3 +356,13 @@ ALBUM = {
         text(5, 12),
     ),
 }
+
+ALIKE = {
+    "uvit-text": "uvit",
+    "glyph-mmdit": "mmdit",
+    "lightning-dit-wo-shift": "lightning-dit",
+    "latte-text": "latte",
+    "ddt-wide-head": "ddt",
+    "flag-dit-labels": "flag-dit",
+}
+"""Members whose layers are another's: they differ in what they embed and read out."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from album import ALBUM, BATCH, draw
+from album import ALBUM, ALIKE, BATCH, draw
 from tiny_dit import KEY, awake, program, start
 
 import jdit
@@ -21,6 +21,8 @@ from jdit.surgery import Chain, LoRA, Quantise
 
 # All of a family run in one worker, which compiles its start and its forward once.
 each = pytest.mark.parametrize("name", list(ALBUM))
+each_block = pytest.mark.parametrize("name", [n for n in ALBUM if n not in ALIKE])
+"""Of members with the same layers one: parts act on branches, and know nothing else."""
 TIME = jnp.array([0.3, 0.8])
 
 
@@ -134,7 +136,7 @@ def test_is_its_own_config(name):
 CACHES = {"reuse": (Reuse(2), 2), "forecast": (Forecast(2, 1), 3)}
 
 
-@each
+@each_block
 @pytest.mark.parametrize("part", CACHES.values(), ids=CACHES.keys())
 def test_a_policy_caches_what_it_claims(name, part):
     """Computed at first, memory of one shape, and computed as often as was claimed."""
@@ -153,7 +155,7 @@ def test_a_policy_caches_what_it_claims(name, part):
     assert set(tally.counts.values()) == {claim}
 
 
-@each
+@each_block
 def test_policies_compose_under_guidance(name):
     """A jitted sampling run whose branches of the later layers are cached."""
     member = ALBUM[name]
@@ -173,19 +175,19 @@ def test_policies_compose_under_guidance(name):
     assert np.all(np.isfinite(out))
 
 
-@each
+@each_block
 def test_unrolled_under_an_adapter_at_its_start_is_the_same(name):
     near(name, operated(name, LoRA(2), unroll=99, remat="block"), 1e-4)
 
 
-@each
+@each_block
 def test_eight_bits_are_near_also_under_an_adapter(name):
     out, want = operated(name, Chain((Quantise(), LoRA(2)))), exact(name)
     error = np.linalg.norm(out - want) / np.linalg.norm(want)
     assert 0 < error < 0.1
 
 
-@each
+@each_block
 def test_residuals_are_added_after_each_layer(name):
     """Control enters here: residuals of zero change nothing, others do."""
     model = ALBUM[name].model
@@ -199,3 +201,13 @@ def test_residuals_are_added_after_each_layer(name):
 
     near(name, run(jax.tree.map(np.zeros_like, taps)), 1e-5)
     assert np.abs(run(jax.tree.map(np.cos, taps)) - exact(name)).max() > 1e-4
+
+
+def layers(model):
+    return [(stage.name, type(stage.block)) for stage in model.stages]
+
+
+@pytest.mark.parametrize("name", list(ALIKE))
+def test_members_that_are_left_out_have_the_layers_of_another(name):
+    other = layers(ALBUM[ALIKE[name]].model)
+    assert set(layers(ALBUM[name].model)) <= set(other)
