@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jdit.data.base import Record, checksum
+from jdit.data.base import Record, Source, checksum
 from jdit.data.pipeline import read
 
 _BATCH = 64
@@ -76,12 +76,12 @@ class CaptionedSource:
 
     def __init__(self, data: Captioned) -> None:
         self.inner, self.count = data.data.source(), len(data.templates)
-        everything = read(self.inner, np.arange(len(self.inner)))
-        if "caption" not in everything:
+        captions = _captions(self.inner)
+        if captions is None:
             raise ValueError(f"{data.data!r} has no captions")
         self.captions = tuple(
             template.format(caption)
-            for caption in everything["caption"]
+            for caption in captions
             for template in data.templates
         )
         told = encode(data.encoder, self.captions, data.length)
@@ -109,6 +109,16 @@ class CaptionedSource:
         # of the texts, not of their encoding, whose last bits differ between machines
         told = f"{len(self.captions)} captions #{checksum(self.captions):08x}"
         return f"Captioned({self.inner!r}, {told}, {', '.join(self.told)})"
+
+
+def _captions(source: Source) -> list[str] | None:
+    """The captions of a source, whose images are let go of at once."""
+    if hasattr(source, "gather"):
+        found = source.gather(np.arange(len(source)))
+        return list(found["caption"]) if "caption" in found else None
+    if "caption" not in source[0]:
+        return None
+    return [source[i]["caption"] for i in range(len(source))]
 
 
 @functools.lru_cache(maxsize=2)
