@@ -14,6 +14,7 @@ import jax
 import tyro
 
 from jdit.allocation import keep_freed_memory
+from jdit.bucket import Mirror
 from jdit.evals.against import Against
 from jdit.parallel import Mesh, Ring, Rules, Ulysses, join
 from jdit.recipe import Part, Recipe, Sampling, load_recipe
@@ -46,8 +47,8 @@ jdit eval --compare A.json B.json     what differs between two scores, field by 
 class Train(Recipe):
     """Train a recipe. Interrupted, the same command continues where it stopped."""
 
-    folder: Path | None = None
-    """Where the run is kept; runs/NAME if not given."""
+    folder: str | None = None
+    """Where the run is kept, which may be gs://BUCKET/RUN; runs/NAME if not given."""
     resume: bool = True
     """Continue from the folder's latest checkpoint, if it has one."""
     profile: tuple[int, int] | None = None
@@ -60,8 +61,8 @@ class Train(Recipe):
 class Eval(Against, Recipe):
     """Score a trained recipe: by its own evaluation, or against a --reference."""
 
-    folder: Path | None = None
-    """Where the run is kept; runs/NAME if not given."""
+    folder: str | None = None
+    """Where the run is kept, which may be gs://BUCKET/RUN; runs/NAME if not given."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,9 @@ def _options(default: Any, prog: str, args: Sequence[str]) -> Any:
         )
 
 
-def _split(parsed: Recipe) -> tuple[Recipe, Path]:
+def _split(parsed: Recipe) -> tuple[Recipe, str]:
     fields = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Recipe)}
-    folder = getattr(parsed, "folder", None) or Path("runs") / parsed.name
+    folder = getattr(parsed, "folder", None) or f"runs/{parsed.name}"
     return Recipe(**fields), folder
 
 
@@ -146,8 +147,11 @@ def train(name: str, args: Sequence[str]) -> None:
     recipe, folder = _split(parsed)
     if parsed.debug_nans:
         jax.config.update("jax_debug_nans", True)
-    result = fit(recipe, folder, resume=parsed.resume, profile=parsed.profile)
-    report(recipe, result.folder)
+    with Mirror(folder) as run:
+        how = dict(resume=parsed.resume, profile=parsed.profile)
+        fit(recipe, run.here, checkpoints=run.checkpoints, **how)
+        run.meet()
+        report(recipe, run.here)
 
 
 def evaluate(name: str, args: Sequence[str]) -> None:
@@ -174,10 +178,12 @@ def evaluate(name: str, args: Sequence[str]) -> None:
         return _evaluate_model(name, args)
     parsed = parse(Eval, recipe, prog, args)
     recipe, folder = _split(parsed)
-    if parsed.reference is None and parsed.prompts is None:
-        report(recipe, folder)
-        return
-    print(score.show(score.score_recipe(recipe, folder, _against(parsed))))
+    with Mirror(folder) as run:
+        run.pull("export")
+        if parsed.reference is None and parsed.prompts is None:
+            report(recipe, run.here)
+            return
+        print(score.show(score.score_recipe(recipe, run.here, _against(parsed))))
 
 
 def compare(args: Sequence[str]) -> None:
