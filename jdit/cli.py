@@ -149,7 +149,8 @@ def train(name: str, args: Sequence[str]) -> None:
         jax.config.update("jax_debug_nans", True)
     with Mirror(folder) as run:
         how = dict(resume=parsed.resume, profile=parsed.profile)
-        fit(recipe, run.here, checkpoints=run.checkpoints, **how)
+        if not fit(recipe, run.here, checkpoints=run.checkpoints, **how).done:
+            return
         run.meet()
         report(recipe, run.here)
 
@@ -265,6 +266,14 @@ def sample(name: str, args: Sequence[str]) -> None:
     print(f"wrote {draw.draw(name, options)}")
 
 
+def keep_compiled() -> None:
+    """Keep compiled programs on disk; JAX_COMPILATION_CACHE_DIR may name the place."""
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        config.update("jax_compilation_cache_dir", str(home / "jdit" / "compiled"))
+
+
 COMMANDS: dict[str, Callable[[str, Sequence[str]], None]] = {
     "train": train,
     "sample": sample,
@@ -288,6 +297,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(USAGE)
         return
     keep_freed_memory()
+    if command != "compile":  # which says how long it took
+        keep_compiled()
     try:
         if command == "train":
             join()  # the same command on every host is one run

@@ -23,6 +23,7 @@ from jdit.parallel import Plan, arrange, barrier, first, whole
 from jdit.pretrained import export
 from jdit.recipe import Recipe
 from jdit.train.log import Bar, Log, Muted, Record
+from jdit.train.memory import check_memory
 from jdit.train.partial import model_of
 from jdit.train.state import Metrics, TrainState, abstract_state, init_state, make_step
 from jdit.train.trace import Trace
@@ -116,15 +117,16 @@ def fit(
     checkpoints: where they are kept, if not in the folder; may be in a bucket
         ("gs://bucket/run"; `jdit.bucket`), as the folder may.
 
-    SIGTERM saves a checkpoint and returns with `done=False`; with several processes
-    (`jdit.parallel.join`), one that gets it stops all at the same step. Only the first
-    writes anything but checkpoints; all see the same folder. Raises FileExistsError
-    when the folder holds a run and `resume` is False, and NonFinite when a loss or
-    gradient is not finite: such an update is not applied and never saved.
+    SIGTERM saves a checkpoint and returns with `done=False` and without an export; with
+    several processes (`jdit.parallel.join`), one that gets it stops all at the same
+    step. Only the first writes anything but checkpoints; all see the same folder.
+    Raises FileExistsError when the folder holds a run and `resume` is False, ValueError
+    for a state that no device can hold, and NonFinite when a loss or gradient is not
+    finite: such an update is not applied and never saved.
     """
     if in_bucket(folder):
         with Mirror(folder) as mirror:
-            done = fit(
+            found = fit(
                 recipe,
                 mirror.here,
                 resume=resume,
@@ -135,11 +137,12 @@ def fit(
                 profile=profile,
                 checkpoints=mirror.checkpoints,
             )
-        return done._replace(folder=mirror.far)
+        return found._replace(folder=mirror.far)
     folder = Path(folder)
     training = recipe.training
     trace = Trace(folder / "profile", profile)
     plan = plan_of(recipe, devices)
+    check_memory(recipe, plan)
     batches = batches_of(recipe, plan) if batches is None else batches
     console = console or Console(quiet=not first())
     kept = folder / "checkpoints" if checkpoints is None else checkpoints
@@ -170,6 +173,9 @@ def fit(
         finally:
             trace.close()
             log.close()
+    records = log.records[-1] if log.records else {}
+    if not done:  # whoever asked to stop may not wait for more than the checkpoint
+        return Fit(state, folder, records, done)
     params = jax.tree.map(whole, state.sampled(training))
     try:
         if first():
@@ -178,7 +184,7 @@ def fit(
     except TypeError as error:  # a part from elsewhere; the checkpoints are there
         console.print(f"{recipe.name}: not exported, as {error}")
     barrier("exported")
-    return Fit(state, folder, log.records[-1] if log.records else {}, done)
+    return Fit(state, folder, records, done)
 
 
 class _Run:
