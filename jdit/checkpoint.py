@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from jdit.bucket import located
 from jdit.objects import to_json
 from jdit.typing import Array
 
@@ -102,11 +103,12 @@ class Checkpoints:
     name `N` when it is complete, so a run killed while writing leaves the earlier ones
     usable. Restoring takes arrays to the shardings of the state it is given.
 
+    folder: of this machine, or in a bucket (`jdit.bucket`).
     keep: latest checkpoints that stay, besides the one of the lowest loss.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2, read_only: bool = False):
-        self.folder = Path(folder).absolute()
+        self.folder = located(folder)
         logging.getLogger("absl").setLevel(logging.ERROR)
         preserve = managers.AnyPreservationPolicy(
             [
@@ -167,7 +169,7 @@ class Checkpoints:
             )
         return int(which)
 
-    def path(self, step: int) -> Path:
+    def path(self, step: int) -> Any:
         return self.folder / str(step)
 
     def save(self, state: Any, data: Any, about: Any, *, loss: float) -> bool:
@@ -277,7 +279,7 @@ def _placed(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
-def _unreadable(folder: Path) -> Path:
+def _unreadable(folder: Any) -> Any:
     """The checkpoint whose description cannot be read, or the folder."""
     for path in sorted(folder.glob("*/_CHECKPOINT_METADATA")):
         for file in (path, path.parent / "metrics" / "metrics"):

@@ -14,6 +14,7 @@ import jax
 import tyro
 
 from jdit.allocation import keep_freed_memory
+from jdit.bucket import Mirror
 from jdit.evals.against import Against
 from jdit.parallel import Mesh, Ring, Rules, Ulysses, first, join
 from jdit.recipe import Part, Recipe, Sampling, load_recipe
@@ -53,8 +54,8 @@ jdit eval --compare A.json B.json     what differs between two scores, field by 
 class Train(Recipe):
     """Train a recipe. Interrupted, the same command continues where it stopped."""
 
-    folder: Path | None = None
-    """Where the run is kept; runs/NAME if not given."""
+    folder: str | None = None
+    """Where the run is kept, which may be gs://BUCKET/RUN; runs/NAME if not given."""
     resume: bool = True
     """Continue from the folder's latest checkpoint, if it has one."""
     profile: tuple[int, int] | None = None
@@ -67,8 +68,8 @@ class Train(Recipe):
 class Eval(Against, Recipe):
     """Score a trained recipe: by its own evaluation, or against a --reference."""
 
-    folder: Path | None = None
-    """Where the run is kept; runs/NAME if not given."""
+    folder: str | None = None
+    """Where the run is kept, which may be gs://BUCKET/RUN; runs/NAME if not given."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,9 @@ def _options(default: Any, prog: str, args: Sequence[str]) -> Any:
         )
 
 
-def _split(parsed: Recipe) -> tuple[Recipe, Path]:
+def _split(parsed: Recipe) -> tuple[Recipe, str]:
     fields = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Recipe)}
-    folder = getattr(parsed, "folder", None) or Path("runs") / parsed.name
+    folder = getattr(parsed, "folder", None) or f"runs/{parsed.name}"
     return Recipe(**fields), folder
 
 
@@ -153,8 +154,12 @@ def train(name: str, args: Sequence[str]) -> None:
     recipe, folder = _split(parsed)
     if parsed.debug_nans:
         jax.config.update("jax_debug_nans", True)
-    result = fit(recipe, folder, resume=parsed.resume, profile=parsed.profile)
-    report(recipe, result.folder)
+    with Mirror(folder) as run:
+        how = dict(resume=parsed.resume, profile=parsed.profile)
+        if not fit(recipe, run.here, checkpoints=run.checkpoints, **how).done:
+            return
+        run.meet()
+        report(recipe, run.here)
 
 
 def evaluate(name: str, args: Sequence[str]) -> None:
@@ -182,10 +187,12 @@ def evaluate(name: str, args: Sequence[str]) -> None:
     parsed = parse(Eval, recipe, prog, args)
     recipe, folder = _split(parsed)
     against = parsed.reference, parsed.prompts, parsed.paired
-    if all(path is None for path in against):
-        report(recipe, folder)
-        return
-    _show(score.score_recipe(recipe, folder, _against(parsed)))
+    with Mirror(folder) as run:
+        run.pull("export")
+        if all(path is None for path in against):
+            report(recipe, run.here)
+            return
+        _show(score.score_recipe(recipe, run.here, _against(parsed)))
 
 
 def _show(path: Path) -> None:
@@ -275,11 +282,18 @@ def sample(name: str, args: Sequence[str]) -> None:
 
 def encode_(name: str, args: Sequence[str]) -> None:
     from jdit.encode import Encode, encode
-    from jdit.parallel import first
 
     folder = encode(name, _options(Encode(), f"jdit encode {name}", args))
     if first():
         print(f"wrote {folder}")
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs on disk; JAX_COMPILATION_CACHE_DIR may name the place."""
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        config.update("jax_compilation_cache_dir", str(home / "jdit" / "compiled"))
 
 
 COMMANDS: dict[str, Callable[[str, Sequence[str]], None]] = {
@@ -306,6 +320,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(USAGE)
         return
     keep_freed_memory()
+    if command != "compile":  # which says how long it took
+        keep_compiled()
     try:
         scores = command == "eval" and rest[0] != "--compare"
         if scores or command in ("train", "encode"):

@@ -60,8 +60,8 @@ class Sample:
     out: Path = Path("samples.png")
     """A .png (a grid, a row a label), an .npz (x_0 and label), or a folder of PNGs. A
     video is a .webp, .gif or .png; several are a folder of .webp."""
-    folder: Path | None = None
-    """The run of the recipe, where it is not runs/NAME."""
+    folder: str | None = None
+    """The run of the recipe, where it is not runs/NAME; gs://BUCKET/RUN too."""
     mesh: Mesh = Mesh()
     """How many devices each axis of parallelism has; the recipe's if not given."""
     sharding: Rules = Rules()

@@ -93,7 +93,7 @@ class Linear(nn.Module):
         return y
 
 
-class Linears(Linear):
+class Linears(nn.Module):
     """Several linear layers side by side in one kernel, `d (p e)`; gives all outputs.
 
     One product, and one parameter each, as of a `Linear` of `p e` features.
@@ -101,6 +101,10 @@ class Linears(Linear):
     features: e, of each. parts: p.
     """
 
+    features: int
+    use_bias: bool = True
+    kernel_init: Init = xavier
+    bias_init: Init = zeros
     parts: int = 3
 
     @nn.compact

@@ -17,6 +17,7 @@ import safetensors
 from safetensors import safe_open
 from safetensors.flax import save_file
 
+from jdit.bucket import fetched, in_bucket
 from jdit.checkpoint import differences, versions
 from jdit.interop.hub import resolve
 from jdit.interop.layout import Placement, placed
@@ -138,9 +139,10 @@ def load(
 ) -> Pretrained:
     """A trained model, by name, from a folder or from a file.
 
-    name: of a shipped model ("glyphs-64"); the folder of an export or of a run; a
-        recipe's name or file; published weights: a folder in diffusers' layout, a file
-        in the authors' own, or a name on the Hugging Face hub ("owner/name").
+    name: of a shipped model ("glyphs-64"); the folder of an export or of a run, be it
+        in a bucket ("gs://bucket/run"); a recipe's name or file; published weights: a
+        folder in diffusers' layout, a file in the authors' own, or a name on the
+        Hugging Face hub ("owner/name").
     revision: of the hub's repository; a commit's hash pins it.
     dtype: of the parameters. sharding: of each, given its path and shape; see
         `jdit.interop.layout.Placement`. Weights go straight there, a tensor at a time.
@@ -163,7 +165,12 @@ def load(
 
 
 def exported(name: str | Path) -> Path | None:
-    """The folder of the export that a name means to `load`, or None."""
+    """The folder of the export that a name means to `load`, or None.
+
+    One in a bucket ("gs://bucket/run") is copied to this machine.
+    """
+    if in_bucket(name):
+        return fetched(str(name))
     stem = Path(name).stem if str(name).endswith(".py") else Path(name).name
     places = [Path(name), SHIPPED / name]
     places += [RUNS / stem, RUNS / stem.replace("_", "-")]

@@ -3,13 +3,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from jdit.cli import main
+from jdit.cli import keep_compiled, main
 
 RECIPE = """
 from jdit.conditioning import Labels
@@ -69,6 +71,28 @@ def test_the_same_command_continues_a_run(trained, capsys):
     main(["train", file, "--folder", folder, "--training.steps", "30"])
     records = [json.loads(s) for s in (Path(folder) / "metrics.jsonl").open()]
     assert [record["step"] for record in records] == [10, 20, 30]
+
+
+def test_what_was_asked_to_stop_draws_and_scores_nothing(trained, monkeypatch):
+    told: Any = SimpleNamespace(done=False)
+    monkeypatch.setattr("jdit.train.fit", lambda *_, **__: told)
+    monkeypatch.setattr("jdit.train.report", lambda *_: pytest.fail("it was drawn"))
+    main(["train", trained[0], "--folder", trained[1]])
+
+
+def test_compiled_programs_are_kept_where_nothing_says_otherwise(monkeypatch):
+    given, said = jax.config.jax_compilation_cache_dir, []
+    monkeypatch.setattr(jax.config, "update", lambda *pair: said.append(pair))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    keep_compiled()
+    assert given and not said  # the tests have a place of their own
+    monkeypatch.setattr(
+        jax,
+        "config",
+        SimpleNamespace(jax_compilation_cache_dir=None, update=jax.config.update),
+    )
+    keep_compiled()
+    assert said == [("jax_compilation_cache_dir", "/cache/jdit/compiled")]
 
 
 def test_samples_depend_on_seed_and_number_alone(trained, tmp_path):

@@ -171,8 +171,8 @@ class _Reader:
             return
         outside = self.program[instruction.inside]
         kind = instruction.op.removesuffix("-start")
-        if kind == "send" and (one := _among_slices(instruction, outside)):
-            yield one
+        if kind == "send" and (among_slices := _among_slices(instruction, outside)):
+            yield among_slices
         if kind not in COLLECTIVES:
             return
         size = float(sum(s.bytes for s in _operands(instruction, outside)))

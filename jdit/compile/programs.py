@@ -2,7 +2,6 @@
 """The real programs of a recipe, on shapes alone: its training step, its sampling."""
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Literal
 
 import jax
@@ -163,13 +162,3 @@ def _sample(recipe: Recipe, plan: Plan) -> Work:
         images=count,
         model_flops=count * evaluations(recipe) * forward_flops(recipe),
     )
-
-
-def held(state: Any) -> int:
-    """Bytes of a state on one device."""
-    total = 0
-    for leaf in jax.tree.leaves(state):
-        shape, dtype = leaf.sharding.shard_shape(leaf.shape), leaf.dtype
-        is_key = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
-        total += prod(shape) * (8 if is_key else dtype.itemsize)
-    return total

@@ -15,10 +15,11 @@ import jax
 
 from jdit.compile.hlo import parse
 from jdit.compile.kernels import Collective, Kernel, kernels
-from jdit.compile.programs import What, Work, held, work
+from jdit.compile.programs import What, Work, work
 from jdit.compile.topology import Topology, topology
 from jdit.ops.platform import compiling_for
 from jdit.recipe import Recipe
+from jdit.train.memory import held
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

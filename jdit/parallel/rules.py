@@ -163,11 +163,11 @@ class _Axes:
         able = [at for at in first if self.fits(at, outer)]
         inner = [at for at in others if self.fits(at, (INNER,))]
         pairs = [(i, j) for i in able for j in inner if i != j]
-        at, other = pairs[0] if pairs else (able[0] if able else None, None)
-        if at is not None:
-            self.found[at] += outer
-        if other is not None:
+        if pairs:
+            able, (_, other) = [pairs[0][0]], pairs[0]
             self.found[other] += (INNER,)
+        if able:
+            self.found[able[0]] += outer
         return False
 
     def ruled(self, path: str, words: list[str]) -> None:

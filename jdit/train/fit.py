@@ -16,12 +16,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
+from jdit.bucket import Mirror, in_bucket
 from jdit.checkpoint import Checkpoints, describe
 from jdit.data import pipeline
 from jdit.parallel import Plan, arrange, barrier, first, whole
 from jdit.pretrained import export
 from jdit.recipe import Recipe
 from jdit.train.log import Bar, Log, Muted, Record
+from jdit.train.memory import check_memory
 from jdit.train.partial import model_of
 from jdit.train.state import Metrics, TrainState, abstract_state, init_state, make_step
 from jdit.train.trace import Trace
@@ -97,6 +99,7 @@ def fit(
     console: Console | None = None,
     tensorboard: bool = True,
     profile: tuple[int, int] | None = None,
+    checkpoints: Any = None,
 ) -> Fit:
     """Train a recipe, writing into a folder:
 
@@ -111,27 +114,46 @@ def fit(
     profile: the first and the last of the steps, counted from 1, of which a trace is
         written to `profile/` (for TensorBoard or Perfetto); leave out the first step,
         which compiles.
+    checkpoints: where they are kept, if not in the folder; may be in a bucket
+        ("gs://bucket/run"; `jdit.bucket`), as the folder may.
 
-    SIGTERM saves a checkpoint and returns with `done=False`; with several processes
-    (`jdit.parallel.join`), one that gets it stops all at the same step. Only the first
-    writes anything but checkpoints; all see the same folder. Raises FileExistsError
-    when the folder holds a run and `resume` is False, and NonFinite when a loss or
-    gradient is not finite: such an update is not applied and never saved.
+    SIGTERM saves a checkpoint and returns with `done=False` and without an export; with
+    several processes (`jdit.parallel.join`), one that gets it stops all at the same
+    step. Only the first writes anything but checkpoints; all see the same folder.
+    Raises FileExistsError when the folder holds a run and `resume` is False, ValueError
+    for a state that no device can hold, and NonFinite when a loss or gradient is not
+    finite: such an update is not applied and never saved.
     """
+    if in_bucket(folder):
+        with Mirror(folder) as mirror:
+            found = fit(
+                recipe,
+                mirror.here,
+                resume=resume,
+                batches=batches,
+                devices=devices,
+                console=console,
+                tensorboard=tensorboard,
+                profile=profile,
+                checkpoints=mirror.checkpoints,
+            )
+        return found._replace(folder=mirror.far)
     folder = Path(folder)
     training = recipe.training
     trace = Trace(folder / "profile", profile)
     plan = plan_of(recipe, devices)
+    check_memory(recipe, plan)
     batches = batches_of(recipe, plan) if batches is None else batches
     console = console or Console(quiet=not first())
-    with Checkpoints(folder / "checkpoints", keep=training.keep) as checkpoints:
-        if checkpoints.steps() and not resume:
+    kept = folder / "checkpoints" if checkpoints is None else checkpoints
+    with Checkpoints(kept, keep=training.keep) as saved:
+        if saved.steps() and not resume:
             raise FileExistsError(
-                f"{folder} already holds a run, at step {checkpoints.find()}: resume "
-                "it, or choose another folder"
+                f"{saved.folder.parent} already holds a run, at step {saved.find()}: "
+                "resume it, or choose another folder"
             )
-        if checkpoints.steps():
-            restored = checkpoints.restore(abstract_state(recipe, plan))
+        if saved.steps():
+            restored = saved.restore(abstract_state(recipe, plan))
             state = restored.state
             batches.set_state(restored.data)
         else:
@@ -144,13 +166,16 @@ def fit(
             if first()
             else Muted(folder, start=start)
         )
-        run = _Run(recipe, folder, checkpoints, batches, log, plan, trace)
+        run = _Run(recipe, folder, saved, batches, log, plan, trace)
         try:
             with Bar(recipe.name, training.steps, start, console) as bar:
                 state, done = run(state, bar)
         finally:
             trace.close()
             log.close()
+    records = log.records[-1] if log.records else {}
+    if not done:  # whoever asked to stop may not wait for more than the checkpoint
+        return Fit(state, folder, records, done)
     params = jax.tree.map(whole, state.sampled(training))
     try:
         if first():
@@ -159,7 +184,7 @@ def fit(
     except TypeError as error:  # a part from elsewhere; the checkpoints are there
         console.print(f"{recipe.name}: not exported, as {error}")
     barrier("exported")
-    return Fit(state, folder, log.records[-1] if log.records else {}, done)
+    return Fit(state, folder, records, done)
 
 
 class _Run:

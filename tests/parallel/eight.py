@@ -39,6 +39,12 @@ PRESETS: dict[str, tuple[Mesh, Rules]] = {
     "fsdp": (Mesh(fsdp=8), replace(parallel.fsdp, **EVERY)),
     "fsdp_tensor": (Mesh(2, 2, 2), replace(parallel.fsdp_tensor, **EVERY)),
 }
+PLACES = PRESETS | {
+    "sequence": (
+        Mesh(2, 2, 1, 2),
+        replace(parallel.fsdp_tensor, rest="fsdp+sequence", **EVERY),
+    ),
+}
 LEAVES = [
     "blocks/mlp/in/kernel",
     "blocks/mlp/out/kernel",
@@ -53,7 +59,7 @@ def recipe(preset: str | None = None, **training: Any) -> Recipe:
     made = tiny(**usual | training)
     if preset is None:
         return made
-    mesh, rules = PRESETS[preset]
+    mesh, rules = PLACES[preset]
     return replace(made, mesh=mesh, sharding=rules)
 
 
@@ -143,19 +149,36 @@ def memory(params: Any, plan: Plan) -> list:
     return [kept.shape, kept.addressable_shards[0].data.shape]
 
 
+def crossed(folder: Path) -> dict[str, bool]:
+    """Whether a checkpoint of each place is that of every other, part by part."""
+    plans = {name: plan_of(recipe(name)) for name in PLACES}
+    with Checkpoints(folder / "checkpoints", read_only=True) as saved:
+        first = saved.restore(abstract_state(recipe())).state
+    whole, found = arrays(first), {}
+    likes = {name: abstract_state(recipe(name), plan) for name, plan in plans.items()}
+    for one, like in likes.items():
+        with Checkpoints(folder / f"of {one}") as kept:
+            state = jax.device_put(first, jax.tree.map(lambda x: x.sharding, like))
+            kept.save(state, {}, {}, loss=0.0)
+            kept.wait()
+            for other, wanted in likes.items():
+                state = kept.restore(wanted).state
+                there = jax.tree.map(
+                    lambda x, want: x.sharding.is_equivalent_to(want.sharding, x.ndim),
+                    state,
+                    wanted,
+                )
+                same = gap(arrays(state), whole) == 0
+                found[f"{one} {other}"] = same and all(jax.tree.leaves(there))
+    return found
+
+
 def elastic(folder: Path, single: dict[str, np.ndarray]) -> dict[str, Any]:
     """Eight devices, then four, then one; and what every preset restores."""
     quiet: Any = dict(console=Console(file=io.StringIO()), tensorboard=False)
     devices, found = jax.devices(), {}
     fit(recipe("fsdp", steps=3), folder, **quiet)
-    with Checkpoints(folder / "checkpoints", read_only=True) as saved:
-        whole = arrays(saved.restore(abstract_state(recipe())).state)
-        for name in PRESETS:
-            one = recipe(name)
-            state = saved.restore(abstract_state(one, plan_of(one))).state
-            same = gap(arrays(state), whole) == 0
-            own = shards(state) == shards(init_state(one, plan_of(one)))
-            found[f"restored as {name}"] = bool(same and own)
+    found["crossed"] = crossed(folder)
     four = replace(recipe("fsdp_tensor", steps=5), mesh=Mesh(-1, 2, 2))
     fit(four, folder, resume=True, devices=devices[:4], **quiet)
     last = fit(recipe(), folder, resume=True, devices=devices[:1], **quiet)

@@ -115,14 +115,14 @@ def test_two_processes_are_one_run(tmp_path: Path):
 @pytest.mark.slow
 def test_one_of_two_is_killed_and_all_start_again(tmp_path: Path):
     whole, broken, fewer = (tmp_path / name for name in ("whole", "broken", "fewer"))
-    finish(start(whole, 2, 2))
-    other, killed = start(broken, 2, 2, (), ("--die-at", "8"))
+    finish(start(whole, 2, 4))
+    other, killed = start(broken, 2, 4, (), ("--die-at", "8"))
     killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL
     other.kill()  # as a scheduler does, in the middle of a collective
     other.communicate()
     subprocess.run(["cp", "-r", str(broken), str(fewer)], check=True)
-    finish(start(broken, 2, 2))
+    finish(start(broken, 2, 4))
     assert gap(final(whole), final(broken)) == 0  # the same mesh: bit by bit
     finish(start(fewer, 1, 4))
     assert gap(final(whole), final(fewer)) < 1e-5

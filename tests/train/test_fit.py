@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,8 +20,17 @@ from jdit import train
 from jdit.checkpoint import Checkpoints
 from jdit.pretrained import export, load
 from jdit.recipe import Recipe
-from jdit.train import Fit, NonFinite, batches_of, report, trained
+from jdit.train import (
+    Fit,
+    NonFinite,
+    abstract_state,
+    batches_of,
+    init_state,
+    report,
+    trained,
+)
 from jdit.train.log import Bar, Log, clock, read_records
+from jdit.train.memory import check_memory, held
 from tests.train.tiny import Hooked, tiny
 
 QUIET = Console(file=io.StringIO())
@@ -93,11 +103,37 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_was(tmp_path: Path):
     part = fit(recipe, tmp_path / "part", batches=hooked(recipe, 3, terminate))
     assert signal.getsignal(signal.SIGTERM) is before
     assert not part.done and int(part.state.step) == 4
+    assert not (tmp_path / "part" / "export").exists()  # which could take long
     rest = fit(recipe, tmp_path / "part", resume=True)
     assert rest.done
     for name in ("params", "ema", "opt_state"):
         equal(getattr(rest.state, name), getattr(whole.state, name))
     assert rest.metrics["loss"] == whole.metrics["loss"]
+
+
+def test_too_little_memory_is_one_sentence_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def having(limit: int | None) -> Any:
+        stats = None if limit is None else {"bytes_limit": limit}
+        device = SimpleNamespace(device_kind="TPU v0", memory_stats=lambda: stats)
+        own = SimpleNamespace(
+            local_devices=lambda: [device], dtypes=jax.dtypes, tree=jax.tree
+        )
+        monkeypatch.setattr("jdit.train.memory.jax", own)
+
+    recipe = tiny()
+    state = init_state(recipe)
+    state = state.replace(key=jax.random.key_data(state.key))
+    needed = sum(x.nbytes for x in jax.tree.leaves(state))
+    assert held(abstract_state(recipe)) == needed
+    for enough in (needed, None):
+        having(enough)
+        check_memory(recipe, None)
+    having(needed - 1)
+    with pytest.raises(ValueError, match="GiB on each device, but TPU v0 has .* split"):
+        fit(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_with_nan_stops_the_run_and_is_never_saved(tmp_path: Path):
