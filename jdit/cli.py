@@ -149,7 +149,8 @@ def train(name: str, args: Sequence[str]) -> None:
     if parsed.debug_nans:
         jax.config.update("jax_debug_nans", True)
     result = fit(recipe, folder, resume=parsed.resume, profile=parsed.profile)
-    report(recipe, result.folder)
+    if result.done:  # whoever stopped it wants it to end
+        report(recipe, result.folder)
 
 
 def evaluate(name: str, args: Sequence[str]) -> None:
