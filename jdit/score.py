@@ -64,12 +64,11 @@ def score(
     """Stream images through the feature net, compare, and write scores.json.
 
     Without a reference, but with prompts, only the CLIP score is made; with a paired
-    run, PSNR and its kin (`jdit.evals.pairs`). Stopped and
-    started again with the same options it goes on where it was, and ends with the same
-    score. It is kept in `options.out`, or in a folder of `root` that is
-    named after the protocol; a score that is there already is not made again. Several
-    processes, which must share that folder, each draw and read their share; the first
-    one joins them.
+    run, PSNR and its kin (`jdit.evals.pairs`). Stopped and started again with the same
+    options it goes on where it was, and ends with the same score. It is kept in
+    `options.out`, or in a folder of `root` that is named after the protocol; a score
+    that is there already is not made again. Several processes, which must share that
+    folder, each draw and read their share; the first one joins them.
 
     protocol: the source's fields. about: what the file says beside the protocol.
 
@@ -99,9 +98,6 @@ def score(
     if reference is not None:
         images = images_of(reference, protocol, hasattr(net, "all"))
         sets |= {} if images is None else {"reference": images}
-    if isinstance(source, Drawn):  # what the net refuses, before anything is drawn
-        blank = np.zeros((_rows(source, batch), *source.shape), np.float32)
-        getattr(net, "all", net)(blank)
 
     def scores(folder: Path, fake: Measured, real: Measured | None = None) -> Scores:
         marks = {name: str(protocol[name]) for name in ("features_hash", "size")}
@@ -171,7 +167,10 @@ def _kept(
     result, state = folder / "scores.json", folder / "partial"
     if done(folder, protocol):
         return result
-    began = time.time()
+    began, samples = time.time(), sets.get("samples")
+    if isinstance(samples, Drawn):  # what the net refuses, before anything is drawn
+        blank = np.zeros((_rows(samples, batch), *samples.shape), np.float32)
+        getattr(net, "all", net)(blank)
     for name, images in sets.items():
         with _bar(name) as seen:
             measure_in(
@@ -226,6 +225,9 @@ def score_model(
 
 
 def _plan(mesh: Mesh, sharding: Rules, model: Any) -> Plan | None:
+    """Of this process's devices. A mesh of several processes is that of training."""
+    if jax.process_count() > 1:
+        mesh = Mesh(data=1, fsdp=-1)
     return arrange(mesh, sharding, model=model, devices=jax.local_devices())
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import split
 from rich.console import Console
-from tiny import tiny
+from tiny import Means, tiny
 
 import jdit
 from jdit import cli, parallel
@@ -190,7 +190,13 @@ def elastic(folder: Path, single: dict[str, np.ndarray]) -> dict[str, Any]:
     start = init_state(recipe("fsdp", start=str(folder)), plan_of(recipe("fsdp")))
     kernel = start.params["blocks"]["mlp"]["in"]["kernel"]
     found["started"] = kernel.addressable_shards[0].data.shape
-    report(recipe("fsdp_tensor"), folder, console=quiet["console"])
+    scored = [
+        replace(recipe(name), evaluation=Means()) for name in ("fsdp_tensor", None)
+    ]
+    found["scores of one"] = report(
+        scored[1], folder, devices=devices[:1], console=quiet["console"]
+    )
+    found["scores"] = report(scored[0], folder, console=quiet["console"])
     found["drawn"] = (folder / "samples.png").is_file()
     out = folder / "asked.npz"
     asked = f"--mesh.fsdp 8 --steps 2 --labels 1 --count 3 --out {out}"

@@ -8,26 +8,15 @@ import argparse
 import json
 import os
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
-from tiny import Hooked, tiny
+from tiny import Hooked, Means, tiny
 
 from jdit.parallel import Mesh, Rules, first, join, whole
 from jdit.recipe import Constant
-
-
-@dataclass(frozen=True)
-class Means:
-    """An evaluation: the mean of each of 7 images, of batches that nothing divides."""
-
-    def __call__(self, draw: Any, folder: Any = None) -> dict[str, float]:
-        labels = np.arange(7) % 3
-        parts = [draw(3, labels[:5], 0), draw(3, labels[5:], 5)]
-        means = np.concatenate(parts).mean((1, 2, 3))
-        return {f"image {i}": float(mean) for i, mean in enumerate(means)}
 
 
 def main() -> None:

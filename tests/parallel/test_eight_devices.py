@@ -167,7 +167,8 @@ def test_a_run_goes_on_with_fewer_devices(found: Any):
     assert elastic["gap"] < 1e-4
     assert elastic["equal"] == 0  # the export is the state's average, bit by bit
     assert elastic["loaded"] == elastic["started"] == [2, 32, 16]
-    assert elastic["drawn"]
+    assert elastic["drawn"] and len(elastic["scores"]) == 7
+    assert elastic["scores"] == pytest.approx(elastic["scores of one"], abs=1e-5)
     assert elastic["asked"] == [3, 4, 4, 1, 1, 1, 1]  # by the command line's mesh
     assert "3 does not divide the 8 devices" in elastic["refused"]
 

@@ -104,6 +104,18 @@ def test_fd_dinov2_is_dgm_evals(dino):
     assert found == pytest.approx(distance, rel=1e-4)
 
 
+@pytest.mark.parametrize("size", [32, 64, 256, 512])
+def test_features_from_every_size_are_the_published_ones(dino, clip, size):
+    """Bytes through the resize, up and down, to the features."""
+    x = images(size, 2, size, size)
+    for part, published, (net, *_, folder) in (
+        (DINOv2, published_dino, dino),
+        (CLIP, published_clip, clip),
+    ):
+        mine = np.asarray(part(str(folder))(x))
+        np.testing.assert_allclose(mine, published(net, x), atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     folder = clip_folder(tmp_path_factory.mktemp("clip"), model_max_length=77)
