@@ -7,13 +7,23 @@ GRID = 32
 SIZES = {
     "S": dict(dim=384, depth=12, heads=6),
     "B": dict(dim=768, depth=12, heads=12),
+    "XL": dict(dim=1152, depth=28, heads=16),
 }
 
 
 def contestant(
-    task: str, size: str, batch: int, dtype: str, unroll: int
+    task: str,
+    size: str,
+    batch: int,
+    dtype: str,
+    unroll: int,
+    grid: int = GRID,
+    steps: int = 10,
 ) -> Callable[[], object]:
-    """A function without arguments that does the task once, to the end."""
+    """A function without arguments that does the task once, to the end.
+
+    grid: the side of the latents. steps: of guided sampling.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -24,10 +34,10 @@ def contestant(
     from jdit.processes import Gaussian
 
     changes = {"unroll": unroll} if unroll else {}
-    model = jdit.dit(size, 2, dtype=dtype, **changes)
+    model = jdit.dit(size, 2, dtype=dtype, grid=(grid, grid), **changes)
     params = jax.jit(model.init)(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (batch, GRID, GRID, 4))
-    label = jnp.arange(batch)
+    x = jax.random.normal(jax.random.key(1), (batch, grid, grid, 4))
+    label = jnp.arange(batch) % 1000
     process = Gaussian()
 
     if task == "forward":
@@ -47,7 +57,7 @@ def contestant(
                 params,
                 {"label": label},
                 process=process,
-                steps=10,
+                steps=steps,
                 guidance=CFG(4.0),
             )
 

@@ -57,6 +57,10 @@ def serve(
         print(json.dumps(report), file=say, flush=True)
 
 
+class Died(SystemExit):
+    """A contestant ended before it was told to: for want of memory, say."""
+
+
 class Child:
     """A contestant in its own process: `script --work`, with flags."""
 
@@ -78,7 +82,7 @@ class Child:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit("a contestant died; see its message above")
+            raise Died("a contestant died; see its message above")
         self.last = json.loads(line)
         return self.last
 

@@ -39,9 +39,11 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    def __init__(self, dim: int, depth: int, heads: int, channels: int = 4) -> None:
+    def __init__(
+        self, dim: int, depth: int, heads: int, channels: int = 4, grid: int = GRID
+    ) -> None:
         super().__init__()
-        self.side, self.channels = GRID // 2, channels
+        self.side, self.channels = grid // 2, channels
         self.patch = nn.Linear(4 * channels, dim)
         self.position = nn.Parameter(torch.randn(1, self.side**2, dim) * 0.02, False)
         self.time_in, self.time_out = nn.Linear(256, dim), nn.Linear(dim, dim)
@@ -57,7 +59,7 @@ class DiT(nn.Module):
         dtype = self.patch.weight.dtype
         x = x.to(dtype).view(b, s, 2, s, 2, c).permute(0, 1, 3, 2, 4, 5)
         x = self.patch(x.reshape(b, s * s, 4 * c)) + self.position
-        rate = torch.exp(-9.2103404 * torch.arange(128) / 128)
+        rate = torch.exp(-9.2103404 * torch.arange(128, device=x.device) / 128)
         angles = (1000 * time - 1)[:, None] * rate
         basis = torch.cat([angles.cos(), angles.sin()], -1).to(dtype)
         vector = self.time_out(F.silu(self.time_in(basis))) + self.label(label)
@@ -70,15 +72,29 @@ class DiT(nn.Module):
 
 
 def contestant(
-    task: str, size: str, batch: int, dtype: str, compiled: bool
+    task: str,
+    size: str,
+    batch: int,
+    dtype: str,
+    compiled: bool,
+    grid: int = GRID,
+    steps: int = 10,
+    device: str = "cpu",
 ) -> Callable[[], object]:
-    """A function without arguments that does the task once, to the end."""
+    """A function without arguments that does the task once, to the end.
+
+    grid: the side of the latents. steps: of guided sampling. device: "cpu" or "cuda",
+    where the caller waits for the end.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(torch.get_num_threads())
-    model = DiT(**SIZES[size])
+    torch.set_default_device(device)
+    if device == "cuda":  # TF32, as XLA's default is
+        torch.set_float32_matmul_precision("high")
+    model = DiT(**SIZES[size], grid=grid)
     half = dtype == "bfloat16"
-    x = torch.randn(batch, GRID, GRID, 4)
-    label = torch.arange(batch)
+    x = torch.randn(batch, grid, grid, 4)
+    label = torch.arange(batch) % 1000
     time = torch.linspace(0.1, 0.9, batch)
     if task != "train" and half:
         model = model.bfloat16()
@@ -96,10 +112,10 @@ def contestant(
         both = torch.cat([label, torch.full_like(label, 1000)])
 
         def sample() -> torch.Tensor:
-            y = torch.randn(batch, GRID, GRID, 4)
-            grid = torch.linspace(1, 0, 11)
+            y = torch.randn(batch, grid, grid, 4)
+            times = torch.linspace(1, 0, steps + 1)
             with torch.no_grad():
-                for now, then in zip(grid[:-1], grid[1:], strict=True):
+                for now, then in zip(times[:-1], times[1:], strict=True):
                     out = network(torch.cat([y, y]), now.expand(2 * batch), both)
                     yes, no = out[..., :4].chunk(2)
                     y = y + (then - now) * (no + 4.0 * (yes - no))
@@ -115,7 +131,7 @@ def contestant(
         noise, t = torch.randn_like(x), torch.rand(batch)
         keep = torch.where(torch.rand(batch) < 0.1, 1000, label)
         at = t[:, None, None, None]
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast(device, torch.bfloat16, enabled=half):
             out = network((1 - at) * x + at * noise, t, keep)
         loss = F.mse_loss(out[..., :4], noise - x)
         optimizer.zero_grad(set_to_none=True)
