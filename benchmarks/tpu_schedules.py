@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 DUMP = Path(tempfile.mkdtemp(prefix="bundles"))
 register(shutil.rmtree, DUMP, ignore_errors=True)
 os.environ["LIBTPU_INIT_ARGS"] = (
-    f"--xla_jf_dump_to={DUMP} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=false"
+    f"--xla_jf_dump_to={DUMP} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=false "
+    "--xla_jf_dump_llo_pass_label_regex=final_bundles"
 )
 
 import jax  # noqa: E402
@@ -57,25 +58,21 @@ def launches(run: Callable[..., Any], place: Topology, *arguments: Any) -> list[
     assert place.chip is not None
     rate, clock = place.chip.hbm_rate, place.chip.clock
     compiled = jax.jit(run).lower(*arguments).compile()
-    counts = _counts()
+    schedules = {}
+    for path in DUMP.iterdir():
+        named = re.fullmatch(r"\d+-(.+)-\d+-final_bundles.txt", path.name)
+        if named:
+            schedules[named[1]] = path
     found = []
     for kernel in kernels(parse(compiled.as_text()), 1):
         pallas = kernel.op == "custom-call"
-        cycles = counts[kernel.name] if pallas else kernel.cycles
+        cycles = kernel.cycles
+        if pallas:
+            cycles = bundles(schedules[kernel.name].read_text())
         moved = 0 if kernel.copy else kernel.bytes / rate
-        seconds = kernel.times * max(cycles / clock, moved)
-        moved = kernel.times * kernel.bytes
-        found.append(Launch(kernel.name, 1e3 * seconds, moved, pallas))
-    return found
-
-
-def _counts() -> dict[str, int]:
-    """Bundles of every operation just compiled, by name."""
-    found = {}
-    for path in DUMP.glob("*-final_bundles.txt"):
-        named = re.fullmatch(r"\d+-(.+)-\d+-final_bundles.txt", path.name)
-        if named and "schedule-analysis" not in path.name:
-            found[named[1]] = bundles(path.read_text())
+        milliseconds = 1e3 * kernel.times * max(cycles / clock, moved)
+        size = kernel.times * kernel.bytes
+        found.append(Launch(kernel.name, milliseconds, size, pallas))
     for path in DUMP.iterdir():
         path.unlink()
     return found
