@@ -3,16 +3,19 @@
 
 Import it before JAX starts: it asks libtpu (`pip install 'jdit[tpu]'`) to write the
 schedules down. A Pallas kernel carries no estimate of its time: what XLA prints for one
-is the count of operations that its author wrote down, divided by the chip's rate. But
-a TensorCore does in each cycle what one bundle of the final schedule says, in order.
-So we count bundles, those of loops as often as they run, branches as if they were
-taken. On chips of two cores (v4, v5p) the loops are those of one core.
+is the count of operations that its author wrote down, divided by the chip's rate. XLA's
+fusions carry one, which agrees with their schedules for matrix products, but is six to
+ten times as much for sums over rows and elementwise work. So both are timed alike, by
+whichever takes longest of
 
-The time of a kernel is that of its bundles or that of its operands and results, each
-moved once, padded as they lie in main memory, whichever is longer. XLA's own fusions
-carry the compiler's estimate in cycles, which knows of both. Copies that run beside
-other work take no time here, but their bytes are counted. Not in it: waiting for memory
-inside a kernel, and what lies between kernels.
+    bundles   of the final schedule, one a cycle, loops as often as they run and
+              branches as if they were taken; of one core, where a chip has two (v5p)
+    products  eight cycles for each eight rows that a matrix unit gives; bundles do not
+              show where these wait for it
+    memory    operands and results in main memory, padded as they lie, each moved once
+
+Copies that run beside other work take no time, but their bytes are counted. Not in it:
+waiting for memory inside a kernel, and what lies between kernels.
 """
 
 import os
@@ -20,6 +23,7 @@ import re
 import shutil
 import tempfile
 from atexit import register
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,9 +41,11 @@ from jdit.compile import Topology  # noqa: E402
 from jdit.compile.hlo import parse  # noqa: E402
 from jdit.compile.kernels import kernels  # noqa: E402
 
-SLICES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+SLICES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1"}
 
 LINE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(L[HBE]|P[BF]|CT)?\s*:\s*((?:>\s*)*)\{")
+STAGE = re.compile(r"iteration index, stage = (\d+)")
+PRODUCT = re.compile(r"vpop\.f32\.mrf\.mxu(\d)")
 EXIT = re.compile(r"scmp\.\w+\.s32\.totalorder %\w+, (\d+) /\* loop exit test")
 
 
@@ -66,11 +72,10 @@ def launches(run: Callable[..., Any], place: Topology, *arguments: Any) -> list[
     found = []
     for kernel in kernels(parse(compiled.as_text()), 1):
         pallas = kernel.op == "custom-call"
-        cycles = kernel.cycles
-        if pallas:
-            cycles = bundles(schedules[kernel.name].read_text())
+        known = pallas or kernel.name in schedules
+        count = cycles(schedules[kernel.name].read_text()) if known else kernel.cycles
         moved = 0 if kernel.copy else kernel.bytes / rate
-        milliseconds = 1e3 * kernel.times * max(cycles / clock, moved)
+        milliseconds = 1e3 * kernel.times * max(count / clock, moved)
         size = kernel.times * kernel.bytes
         found.append(Launch(kernel.name, milliseconds, size, pallas))
     for path in DUMP.iterdir():
@@ -78,8 +83,8 @@ def launches(run: Callable[..., Any], place: Topology, *arguments: Any) -> list[
     return found
 
 
-def bundles(text: str) -> int:
-    """The bundles that a program issues, loops multiplied out."""
+def cycles(text: str) -> int:
+    """What a schedule takes: its bundles or its products, loops multiplied out."""
     rows: list[tuple[str | None, int, str]] = []  # label, depth, text
     for line in text.splitlines():
         found = LINE.match(line)
@@ -93,15 +98,21 @@ def bundles(text: str) -> int:
     weight = [1] * len(rows)
     for depth in range(1, max(row[1] for row in rows) + 1):
         for start, stop in _loops(rows, depth):
-            ends = (
-                EXIT.search(row[2])
-                for row in rows[start : stop + 2]
-                if row[1] in (depth, depth - 1)
-            )
-            trips = next((int(found[1]) for found in ends if found), 1)
+            inside = [
+                row[2] for row in rows[start : stop + 2] if row[1] in (depth, depth - 1)
+            ]
+            ends = (found for found in map(EXIT.search, inside) if found)
+            trips = next((int(found[1]) for found in ends), 1)
+            # A pipeline runs longer than its grid, to fill and to drain.
+            stages = [int(n) for text in inside for n in STAGE.findall(text)]
+            trips = max(1, trips - max(stages, default=0))
             for at in range(start, stop):
                 weight[at] *= trips
-    return sum(weight)
+    units: Counter[str] = Counter()
+    for times, (*_, text) in zip(weight, rows, strict=True):
+        for unit in PRODUCT.findall(text):
+            units[unit] += times
+    return max(sum(weight), 8 * max(units.values(), default=0))
 
 
 def _loops(rows: list[Any], depth: int) -> Iterator[tuple[int, int]]:
