@@ -12,7 +12,8 @@ All columns are of one piece of a block: the product that gives queries, keys an
 values; RMS norm of each head's queries and keys; their rotation; heads before widths
 before tokens, as our attention reads them. "pairs" takes neighbouring channels apart
 and stacks them again; "product" finds each channel's neighbour by a product with a
-matrix of 0, 1 and -1, as `jdit.tokens.positions.rotate` does.
+matrix of 0, 1 and -1, as `jdit.tokens.positions.rotate` does; "early" too, but tells
+XLA from the start that tokens come last.
 """
 
 import sys
@@ -26,6 +27,7 @@ from tpu_schedules import SLICES, launches  # first: it sets libtpu up
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -85,6 +87,24 @@ def plain(rotate: Callable[..., Any], qkv: Any, scales: Any, cos: Any, sin: Any)
         for x, scale in zip((q, k), scales, strict=True)
     ]
     return tuple(x.swapaxes(-1, -2) for x in (*turned, v))
+
+
+def early(qkv: Any, scales: Any, cos: Any, sin: Any) -> Results:
+    """The same with tokens last from the start."""
+    width = scales.shape[-1]
+    q, k, v = rearrange(qkv, "b n (p h k) -> p b h k n", p=3, k=width)
+    matrix = jnp.asarray(neighbours(width), qkv.dtype)
+    cos, sin = (jnp.repeat(table.T, 2, 0) for table in (cos, sin))
+
+    def turned(x: Any, scale: Any) -> Any:
+        full = x.astype(jnp.float32)
+        rate = lax.rsqrt(jnp.square(full).mean(-2, keepdims=True) + EPS)
+        y = (full * rate).astype(x.dtype) * scale[:, None]
+        other = jnp.einsum("ij,bhin->bhjn", matrix, y, precision=lax.Precision.HIGHEST)
+        found = y.astype(jnp.float32) * cos + other.astype(jnp.float32) * sin
+        return found.astype(x.dtype)
+
+    return turned(q, scales[0]), turned(k, scales[1]), v
 
 
 @jax.custom_vjp
@@ -260,8 +280,8 @@ def check() -> None:
     operands = qkv, scales, jnp.cos(angles), jnp.sin(angles)
     found = _forward(*operands, interpret=True)
     back = _backward(operands, bars, interpret=True)
-    for rotate in (by_product, by_pairs):
-        truth, vjp = jax.vjp(partial(plain, rotate), *operands)
+    for way in list(WAYS.values())[1:]:
+        truth, vjp = jax.vjp(way, *operands)
         truths = (*truth, *vjp(bars)[:2])
         for mine, other in zip((*found, *back[:2]), truths, strict=True):
             assert jnp.allclose(mine, other, rtol=1e-4, atol=1e-3), abs(
@@ -282,43 +302,40 @@ def gradients(run: Callable[..., Results]) -> Callable[..., Any]:
     return both
 
 
-def compared(shape: Shape, place: Topology) -> list[str]:
-    """Milliseconds forward / with gradients, of each way."""
+WAYS = {
+    "fused": fused,
+    "early": early,
+    "product": partial(plain, by_product),
+    "pairs": partial(plain, by_pairs),
+}
+
+
+def compared(prepare: Callable[..., Results], shape: Shape, place: Topology) -> str:
+    """Milliseconds forward / with gradients."""
     where = SingleDeviceSharding(place.devices[0])
     array = partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16, sharding=where)
     b, n, h, k = shape
     table = array((n, k // 2), dtype=jnp.float32)
-    operands = [
-        array((b, n, h * k)),
-        array((h * k, 3 * h * k)),
-        array((2, k)),
-        table,
-        table,
-    ]
-    bars = (array((b, h, k, n)),) * 3
-    cells = []
-    for prepare in (fused, partial(plain, by_product), partial(plain, by_pairs)):
-        run = partial(branch, prepare)
-        forward = launches(run, place, *operands)
-        both = launches(gradients(run), place, bars, *operands)
-        cells.append(
-            " / ".join(f"{sum(x.ms for x in each):.3f}" for each in (forward, both))
-        )
-        if "-v" in sys.argv:
-            for each in (*forward, *both):
-                if each.ms > 0.0005:
-                    print("   ", each)
-    return cells
+    x, kernel, scales = array((b, n, h * k)), array((h * k, 3 * h * k)), array((2, k))
+    operands, bars = (x, kernel, scales, table, table), (array((b, h, k, n)),) * 3
+    run = partial(branch, prepare)
+    both = (
+        launches(run, place, *operands),
+        launches(gradients(run), place, bars, *operands),
+    )
+    return " / ".join(f"{sum(x.ms for x in each):.3f}" for each in both)
 
 
 def main() -> None:
     check()
     kind, *labels = sys.argv[1:]
-    labels = [x for x in labels if x != "-v"]
     place = topology(SLICES[kind])
-    print("| shape | fused | product | pairs |\n|---|---|---|---|", flush=True)
+    print(f"| shape | {' | '.join(WAYS)} |\n|---|{'---|' * len(WAYS)}", flush=True)
     for label in labels or SHAPES:
-        print(f"| {label} | {' | '.join(compared(SHAPES[label], place))} |", flush=True)
+        print(f"| {label} |", end="", flush=True)
+        for way in WAYS.values():
+            print(f" {compared(way, SHAPES[label], place)} |", end="", flush=True)
+        print()
 
 
 if __name__ == "__main__":
