@@ -4,113 +4,31 @@
     python benchmarks/attention_tpu.py v5e                   # all of arg_specs.py
     python benchmarks/attention_tpu.py v5p "packed images"   # some
 
-Needs libtpu (`pip install 'jdit[tpu]'`) and a CPU. A kernel carries no estimate of its
-time: what XLA prints for one is the count of operations that its author wrote down,
-divided by the chip's rate. But a TensorCore does in each cycle what one bundle of the
-final schedule says, in order, and the compiler can write these schedules out. So we
-count bundles, those of loops as often as they run, branches as if they were taken. The
-time of a kernel is that of its bundles or that of its operands and results, each moved
-once, padded as they lie in main memory, whichever is longer. XLA's own fusions carry
-the compiler's estimate in cycles, which knows of both.
+Needs libtpu (`pip install 'jdit[tpu]'`) and a CPU. What a time is: tpu_schedules.py.
 
-Columns, forward + backward in milliseconds: our kernels; the kernels inside JAX
-(jax.experimental.pallas.ops.tpu.flash_attention) with their own block sizes (128), and
-with the better of 256 and 512; and the reference, which XLA makes fusions of and whose
-backward pass computes the softmax again. All as they stand in a program of their own.
+Columns, forward + backward in milliseconds: our kernels, with all that XLA does beside
+them; the kernels inside JAX (jax.experimental.pallas.ops.tpu.flash_attention) alone,
+with the best of several block sizes, named; the same with XLA's part, which turns
+operands round and spreads sums over lanes; and the reference, which XLA makes fusions
+of and whose backward pass computes the softmax again.
 """
 
-import os
-import re
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-DUMP = Path(tempfile.mkdtemp(prefix="bundles"))
-os.environ["LIBTPU_INIT_ARGS"] = (
-    f"--xla_jf_dump_to={DUMP} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=false"
-)
+from tpu_schedules import SLICES, launches  # first: it sets libtpu up
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from jax.experimental.pallas.ops.tpu import flash_attention as shipped  # noqa: E402
-from jax.sharding import SingleDeviceSharding  # noqa: E402
+# isort: split
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import flash_attention as shipped
+from jax.sharding import SingleDeviceSharding
 
-from jdit.compile import Topology, topology  # noqa: E402
-from jdit.compile.hlo import parse  # noqa: E402
-from jdit.compile.kernels import kernels  # noqa: E402
-from jdit.ops.attention import pallas_tpu, reference  # noqa: E402
-from jdit.ops.attention.arg_specs import SPECS, Spec  # noqa: E402
-
-SLICES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
-
-LINE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(L[HBE]|P[BF]|CT)?\s*:\s*((?:>\s*)*)\{")
-EXIT = re.compile(r"scmp\.\w+\.s32\.totalorder %\w+, (\d+) /\* loop exit test")
-
-
-def bundles(text: str) -> int:
-    """The bundles that a program issues, loops multiplied out."""
-    rows: list[tuple[str | None, int, str]] = []  # label, depth, text
-    for line in text.splitlines():
-        found = LINE.match(line)
-        if found:
-            depth = found[2].count(">")
-            if not depth and rows and re.search(r":\s*\{\}", line):
-                depth = rows[-1][1]  # an empty bundle does not show its depth
-            rows.append((found[1], depth, line))
-        elif rows:
-            rows[-1] = (*rows[-1][:2], rows[-1][2] + line)
-    weight = [1] * len(rows)
-    for depth in range(1, max(row[1] for row in rows) + 1):
-        for start, stop in _loops(rows, depth):
-            ends = (
-                EXIT.search(row[2])
-                for row in rows[start : stop + 2]
-                if row[1] in (depth, depth - 1)
-            )
-            trips = next((int(found[1]) for found in ends if found), 1)
-            for at in range(start, stop):
-                weight[at] *= trips
-    return sum(weight)
-
-
-def _loops(rows: list[Any], depth: int) -> Iterator[tuple[int, int]]:
-    at = 0
-    while at < len(rows):
-        if rows[at][1] < depth:
-            at += 1
-            continue
-        start = at
-        at += 1
-        while at < len(rows) and rows[at][:2] != ("LB", depth):
-            if all(row[1] < depth for row in rows[at : at + 8]):
-                break  # a few bundles of a loop do not show their depth
-            at += 1
-        yield start, at
-
-
-def milliseconds(run: Callable[..., Any], place: Topology, *arguments: Any) -> float:
-    """Of a function's kernels on one chip, as scheduled."""
-    compiled = jax.jit(run).lower(*arguments).compile()
-    counts: dict[str, int] = {}
-    for path in DUMP.glob("*-final_bundles.txt"):
-        named = re.fullmatch(r"\d+-(.+)-\d+-final_bundles.txt", path.name)
-        if named and "schedule-analysis" not in path.name:
-            counts[named[1]] = bundles(path.read_text())
-    for path in DUMP.iterdir():
-        path.unlink()
-    assert place.chip is not None
-    seconds = 0.0
-    for kernel in kernels(parse(compiled.as_text()), 1):
-        cycles = kernel.cycles
-        if kernel.op == "custom-call":
-            cycles = counts.get(kernel.name, 0)
-        moved = 0 if kernel.copy else kernel.bytes / place.chip.hbm_rate
-        seconds += kernel.times * max(cycles / place.chip.clock, moved)
-    return 1e3 * seconds
+from jdit.compile import Topology, topology
+from jdit.ops.attention import pallas_tpu, reference
+from jdit.ops.attention.arg_specs import SPECS, Spec
 
 
 class Case(NamedTuple):
@@ -142,11 +60,18 @@ def _turned(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.swapaxes(-1, -2) if x.ndim > 3 else x, tree)
 
 
-Times = tuple[float, float]
+class Times(NamedTuple):
+    """Milliseconds."""
+
+    forward: float
+    backward: float
+
+    def __str__(self) -> str:
+        return f"{self.forward:.3f} + {self.backward:.3f}"
 
 
 def ours(spec: Spec, place: Topology) -> Times:
-    """Forward and backward."""
+    """With what XLA does beside the kernels."""
     found = case(spec, place.devices[0])
 
     def forward(q: Any, k: Any, v: Any, masks: Any) -> Any:
@@ -159,42 +84,60 @@ def ours(spec: Spec, place: Topology) -> Times:
         return _turned(pallas_tpu.backward(*given))
 
     arguments = *found.operands, found.masks
-    return (
-        milliseconds(forward, place, *arguments),
-        milliseconds(backward, place, *arguments, *found.results),
+    both = (
+        launches(forward, place, *arguments),
+        launches(backward, place, *arguments, *found.results),
     )
+    return Times(*(sum(x.ms for x in each) for each in both))
 
 
-def _both(attend: Callable[..., Any], spec: Spec, place: Topology) -> Times:
-    """Forward, and what gradients cost beyond it. All heads have keys of their own."""
+def _arrays(spec: Spec, place: Topology) -> tuple[list[Any], dict[str, Any]]:
+    """q, k, v and a cotangent, and masks. All heads have keys of their own."""
     b, h, n, m, width = spec[:5]
     where = SingleDeviceSharding(place.devices[0])
     sizes = [(b, h, n, width), (b, h, m, width), (b, h, m, width), (b, h, n, width)]
     arrays = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=where) for s in sizes]
-    masks = case(spec, place.devices[0]).masks
+    return arrays, case(spec, place.devices[0]).masks
 
-    def gradients(q: Any, k: Any, v: Any, bar: Any, masks: Any) -> Any:
+
+def _gradients(attend: Callable[..., Any]) -> Callable[..., Any]:
+    def run(q: Any, k: Any, v: Any, bar: Any, masks: Any) -> Any:
         out, vjp = jax.vjp(lambda *a: attend(*a, masks), q, k, v)
         return out, vjp(bar)
 
-    forward = milliseconds(attend, place, *arrays[:3], masks)
-    return forward, milliseconds(gradients, place, *arrays, masks) - forward
+    return run
 
 
 def xla(spec: Spec, place: Topology) -> Times:
     """The softmax computed again in the backward pass, as jdit does without kernels."""
+    arrays, masks = _arrays(spec, place)
 
     def attend(q: Any, k: Any, v: Any, masks: Any) -> Any:
         return reference.attention(q, k, v, masks.get("mask"), masks.get("segments"))
 
-    return _both(jax.checkpoint(attend), spec, place)
-
-
-def flash(spec: Spec, place: Topology, block: int) -> Times | None:
-    """The kernels that JAX ships; None where they refuse."""
-    blocks = shipped.BlockSizes(
-        block, block, block, 1, block, block, block, block, block, block, block
+    attend = jax.checkpoint(attend)
+    forward, both = (
+        sum(x.ms for x in each)
+        for each in (
+            launches(attend, place, *arrays[:3], masks),
+            launches(_gradients(attend), place, *arrays, masks),
+        )
     )
+    return Times(forward, both - forward)
+
+
+def flash(
+    spec: Spec, place: Topology, block: int, images: int = 1
+) -> tuple[Times, float] | None:
+    """The kernels that JAX ships, and their whole program; None where they refuse.
+
+    block: of queries and keys, everywhere. images: a step's, forward.
+    """
+    queries, keys = min(block, spec.queries), min(block, spec.keys)
+    blocks = shipped.BlockSizes(
+        queries, keys, keys, images,
+        queries, keys, keys, queries, keys, keys, queries,
+    )  # fmt: skip
 
     def attend(q: Any, k: Any, v: Any, masks: Any) -> Any:
         ids = None
@@ -208,29 +151,39 @@ def flash(spec: Spec, place: Topology, block: int) -> Times | None:
             q, k, v, segment_ids=ids, sm_scale=scale, block_sizes=blocks
         )
 
+    arrays, masks = _arrays(spec, place)
     try:
-        return _both(attend, spec, place)
+        found = launches(_gradients(attend), place, *arrays, masks)
     except (ValueError, NotImplementedError, jax.errors.JaxRuntimeError):
         return None
+    pallas = [x for x in found if x.pallas]
+    backward = sum(x.ms for x in pallas if "_bwd_" in x.name)
+    alone = Times(sum(x.ms for x in pallas) - backward, backward)
+    return alone, sum(x.ms for x in found)
+
+
+def tried(spec: Spec) -> list[tuple[int, int]]:
+    """Block sizes, and images at a time, that the shipped kernels may like."""
+    sizes = [x for x in (256, 512, 1024) if spec.queries % x == spec.keys % x == 0]
+    found = [(block, 1) for block in sizes[-2:]]
+    return [*found, (256, 4)] if spec.queries == spec.keys == 256 else found
 
 
 def main() -> None:
     kind, *labels = sys.argv[1:]
     place = topology(SLICES[kind])
-    print("| shape | ours | shipped, 128 | shipped, best | XLA |")
-    print("|---|---|---|---|---|", flush=True)
+    print("| shape | ours | shipped, kernels alone | whole | blocks | XLA |")
+    print("|---|---|---|---|---|---|", flush=True)
     for label in labels or SPECS:
-        spec = SPECS[label]
-        sizes = [x for x in (256, 512) if not (spec.queries % x or spec.keys % x)]
-        tuned = [x for x in (flash(spec, place, size) for size in sizes) if x]
-        best = min(tuned, key=sum) if tuned else None
-        found = [ours(spec, place), flash(spec, place, 128), best, xla(spec, place)]
-        cells = (
-            "refuses" if x is None else " + ".join(f"{part:.3f}" for part in x)
-            for x in found
-        )
-        print(f"| {label} | {' | '.join(cells)} |", flush=True)
-    shutil.rmtree(DUMP)
+        spec, cells = SPECS[label], ["refuses", "", ""]
+        all_of = {blocks: flash(spec, place, *blocks) for blocks in tried(spec)}
+        held = {blocks: x for blocks, x in all_of.items() if x}
+        if held:
+            best = min(held, key=lambda blocks: sum(held[blocks][0]))
+            alone, whole = held[best]
+            cells = [str(alone), f"{whole:.3f}", " x ".join(map(str, best))]
+        row = [label, str(ours(spec, place)), *cells, str(xla(spec, place))]
+        print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
