@@ -171,19 +171,27 @@ def _kept(
     if isinstance(samples, Drawn):  # what the net refuses, before anything is drawn
         blank = np.zeros((_rows(samples, batch), *samples.shape), np.float32)
         getattr(net, "all", net)(blank)
+    failed: list[ValueError] = []
     for name, images in sets.items():
-        with _bar(name) as seen:
-            measure_in(
-                state / name,
-                images,
-                net,
-                batch=64 if name == "reference" else batch,
-                rows=_rows(images, batch),
-                part=options.part,
-                seen=seen,
-            )
-    barrier("measured")
+        try:
+            with _bar(name) as seen:
+                measure_in(
+                    state / name,
+                    images,
+                    net,
+                    batch=64 if name == "reference" else batch,
+                    rows=_rows(images, batch),
+                    part=options.part,
+                    seen=seen,
+                )
+        except ValueError as error:
+            failed.append(error)
+            if jax.process_count() == 1:
+                raise
+    barrier("measured")  # where the others would wait for one that failed, too
     try:
+        if failed:
+            raise failed[0]
         if first():
             found = (joined(state / name, x.count) for name, x in sets.items())
             made = scores(folder, *found)

@@ -190,3 +190,15 @@ def test_two_processes_make_one_score(tmp_path: Path):
     assert two["protocol"] == one["protocol"]
     assert (two["about"]["processes"], two["about"]["devices"]) == (2, 4)
     assert not (tmp_path / "two" / "partial").exists()
+
+    floats = np.zeros((20, 4, 4, 3), np.float32)
+    floats[17] = np.nan  # in the second one's share
+    np.savez(tmp_path / "nan.npz", x_0=floats)
+    words = ["-m", "jdit", "eval", str(tmp_path / "nan.npz"), "--batch", "5"]
+    words += ["--reference", str(tmp_path / "real.npz"), "--out", str(tmp_path / "nan")]
+    words += ["--features", "shared_net:net"]
+    processes = start(tmp_path, 2, 1, command=words)
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert "jdit: " in said[0] and "holds parts of 10 images, not 20" in said[0]
+    assert "jdit: x_0 of " in said[1] and "hold NaN or infinite values" in said[1]
