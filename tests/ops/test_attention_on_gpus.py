@@ -35,7 +35,20 @@ def hopper(monkeypatch):
         yield monkeypatch
 
 
-def test_the_fastest_that_runs_is_chosen(hopper):
+def test_what_no_gpu_has_run_is_not_chosen(hopper):
+    assert chosen(*shapes()) == "cudnn"
+    assert chosen(*shapes(), masked=True) == chosen(*shapes(), lse=True) == "recompute"
+    hopper.setattr(cudnn, "_accepted", lambda *_: False)
+    assert chosen(*shapes()) == "recompute"
+
+
+@pytest.fixture
+def verified(monkeypatch):
+    """As if it had."""
+    monkeypatch.setattr(rates, "VERIFIED", ("pallas_gpu", "cudnn"))
+
+
+def test_the_fastest_that_runs_is_chosen(hopper, verified):
     assert chosen(*shapes()) == "cudnn"
     assert chosen(*shapes(dtype=jnp.float16)) == "cudnn"
     assert chosen(*shapes(), masked=True) == chosen(*shapes(), lse=True) == "pallas_gpu"
@@ -66,7 +79,7 @@ def test_the_plain_path_is_left_for_the_others(hopper):
     ],
     ids=["Hopper", "Ampere", "unknown"],
 )
-def test_where_cudnn_refuses(found, plain, masked, hopper):
+def test_where_cudnn_refuses(found, plain, masked, hopper, verified):
     """Other GPUs have no kernel of ours: none was compiled for them."""
     for module in (api, cudnn):
         hopper.setattr(module, "capability", lambda: found)
@@ -93,10 +106,21 @@ def test_without_a_gpu_jax_itself_refuses_cudnn():
         assert chosen(q, k) == "recompute"  # and so it runs
 
 
-def test_rates_are_of_the_nearest_row():
+def test_rates_are_of_the_nearest_row(verified, monkeypatch):
     for row in rates.HOPPER:
         assert rates.ranked(row.tokens, row.width) == ["cudnn", "pallas_gpu"]
-    assert rates.ranked(256, 72)[0] == "cudnn"
+    other = rates.Rate(256, 64, {"cudnn": 1, "pallas_gpu": 2})
+    monkeypatch.setattr(rates, "HOPPER", (*rates.HOPPER, other))
+    assert rates.ranked(300, 72) == ["pallas_gpu", "cudnn"]
+    assert rates.ranked(900, 72) == ["cudnn", "pallas_gpu"]
+
+
+def test_the_environment_has_a_say_where_nothing_is_asked_for(monkeypatch):
+    monkeypatch.setenv("JDIT_ATTENTION", "flash")
+    q = jnp.zeros((1, 1, 2, 8))
+    with pytest.raises(ValueError, match="implementation is 'flash'"):
+        ops.attention(q, q, q)
+    assert not ops.attention(q, q, q, implementation="reference").any()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention: one function, several implementations."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -57,16 +58,17 @@ def attention(
         "pallas_tpu" our fused kernels for TPUs; elsewhere interpreted, slowly.
         "pallas_gpu" our fused kernels for NVIDIA GPUs, written for Hopper, which no
                      GPU has run yet; elsewhere interpreted, slowly.
-        None         on a TPU "pallas_tpu", on a GPU "cudnn" or "pallas_gpu", where
-                     they win (see `chosen`); else "recompute", or "chunked" from
-                     2,048 x 2,048 logits a head on.
+        None         what the environment's JDIT_ATTENTION names, if anything; else on
+                     a TPU "pallas_tpu", on a GPU "cudnn", where they win (see
+                     `chosen`); else "recompute", or "chunked" from 2,048 x 2,048
+                     logits a head on.
 
-    All but "cudnn" run everywhere, in any dtype (on a GPU "pallas_gpu" takes bfloat16,
-    float16 and float32). All run under every transformation of JAX, forward mode too.
+    All but "cudnn" run everywhere; "pallas_gpu" takes bfloat16, float16 and float32 and
+    heads up to 256 wide. All run under every transformation of JAX, forward mode too.
     A query that sees no key gets zeros.
 
-    Raises ValueError for another implementation, where "cudnn" cannot run, and where
-    g does not divide h.
+    Raises ValueError for another implementation, where "cudnn" or "pallas_gpu" cannot
+    run, and where g does not divide h.
     """
     masked = mask is not None or segments is not None
     run, _, folds = _functions(q, k, implementation, masked=masked)
@@ -109,9 +111,10 @@ def chosen(
 
     On a TPU the kernels win at every shape of `arg_specs` by the compiler's schedule
     (docs/performance.md), forward and backward. On a GPU the published rates of
-    `rates.py` decide, in bfloat16 and float16: "cudnn" wherever it runs, but not for
-    masks, of which it wants `n m` numbers an image, nor for a log-sum-exp; then, on
-    Hopper, "pallas_gpu". None of this was measured on a GPU here.
+    `rates.py` decide, in bfloat16 and float16, among what is verified: "cudnn" wherever
+    it runs, but not for masks, of which it wants `n m` numbers an image, nor for a
+    log-sum-exp. "pallas_gpu" would take those and what cuDNN refuses, on Hopper, but
+    is off until a GPU has run its tests (`rates.VERIFIED`). No time was measured here.
 
     With fewer than 64 queries or keys tiles would be mostly empty, and heads wider than
     256 are not for kernels. XLA cannot divide a kernel: on several devices it is taken
@@ -141,6 +144,7 @@ def _functions(
         raise ValueError(
             f"k has {k.shape[1]} heads, but their number must divide q's {q.shape[1]}"
         )
+    implementation = implementation or os.environ.get("JDIT_ATTENTION")
     implementation = implementation or chosen(q, k, **asked)
     if implementation in _KERNELS:
         module = import_module(f"jdit.ops.attention.{implementation}")

@@ -26,7 +26,8 @@ def attention(
 
     Its backward pass runs cuDNN's forward pass again, because what that kept is not to
     be had where forward mode must work too (see `transformable`). A mask or segments
-    become `n m` numbers an image.
+    become `n m` numbers an image. cuDNN does not promise the same bits of gradients
+    every time.
 
     Raises ValueError for other devices, dtypes and head widths, which cuDNN refuses.
     """

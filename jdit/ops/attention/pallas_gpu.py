@@ -117,8 +117,8 @@ def forward(
     """Output and log-sum-exp; see `transformable.Kernels`."""
     call = _call(q, k, masks, blocks or blocks_for(k)[0])
     arrays = _operands(q, k, v, masks)
-    row = jax.ShapeDtypeStruct(q.shape[:-1], jnp.float32)
-    grid, like = _by_queries(call, q), {"q": arrays["q"], "lse": row}
+    rows = jax.ShapeDtypeStruct(q.shape[:-1], jnp.float32)
+    grid, like = _by_queries(call, q), {"q": arrays["q"], "lse": rows}
     out, lse = _run(call, forward_kernel, grid, arrays, like, interpret)
     return _outside(out), lse
 

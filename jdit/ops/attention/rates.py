@@ -27,12 +27,16 @@ dialect as ours, Pallas's Triton one; ours has run on no GPU. No row has a head 
 96, fewer than 1,024 tokens or a backward pass.
 """
 
+VERIFIED: tuple[str, ...] = ("cudnn",)
+"""What may be chosen. "pallas_gpu" joins it when its tests have passed on a GPU:
+`pytest -m accelerator tests/ops`."""
+
 
 def ranked(tokens: float, width: int) -> list[str]:
-    """Implementations, the fastest first, by the row that is nearest in proportion."""
+    """Those verified, the fastest first, by the row that is nearest in proportion."""
 
     def distance(row: Rate) -> float:
         return abs(log2(row.tokens / tokens)) + abs(log2(row.width / width))
 
     rates = min(HOPPER, key=distance).rates
-    return sorted(rates, key=lambda name: -rates[name])
+    return sorted(set(VERIFIED) & set(rates), key=lambda name: -rates[name])
