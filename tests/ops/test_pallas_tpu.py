@@ -16,7 +16,7 @@ from jdit import ops
 from jdit.ops.attention import pallas_tpu
 from jdit.ops.attention.api import chosen
 from jdit.ops.attention.arg_specs import SPECS, Spec
-from jdit.ops.attention.pallas_tpu import Blocks
+from jdit.ops.attention.pallas_tpu import Blocks, blocks_for
 from jdit.ops.platform import compiling_for
 
 KERNEL = partial(ops.attention, implementation="pallas_tpu")
@@ -139,6 +139,24 @@ def test_inside_checkpointed_layers(scanned):
     close(gradients("pallas_tpu"), gradients("reference"), atol=1e-4)
 
 
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_blocks_follow_the_shape(spec):
+    """All is covered by whole tiles, few of them empty, and fits the chip's memory."""
+    groups = spec.groups or spec.heads
+    k = jnp.zeros((1, groups, spec.keys, spec.width), jnp.bfloat16)
+    found = blocks_for(k, spec.queries)
+    assert groups % found.heads == 0 and found.resident % found.keys == 0
+    for size, count in (
+        (found.queries, spec.queries),
+        (found.keys, spec.keys),
+        (found.resident, spec.keys),
+    ):
+        assert size % 128 == 0 and count <= -(-count // size) * size < count + 128
+    assert found.heads == 1 or found.heads * found.queries * found.resident <= 2**20
+    if spec.queries == spec.keys == 256:
+        assert found.heads == groups  # short ones: all heads in one step
+
+
 def test_kernels_are_chosen_where_they_can_run():
     q, short, wide = (
         jax.ShapeDtypeStruct((1, 1, n, width), jnp.bfloat16)
@@ -147,6 +165,8 @@ def test_kernels_are_chosen_where_they_can_run():
     with compiling_for("tpu"):
         assert chosen(q, q) == "pallas_tpu"
         assert chosen(q, short) == chosen(wide, wide) == "recompute"
+        half = jax.ShapeDtypeStruct(q.shape, jnp.float16)
+        assert chosen(half, half) == "recompute"
     with compiling_for("tpu", 4):  # XLA cannot divide a kernel
         assert chosen(q, q) == "recompute"
     assert chosen(q, q) == "recompute"  # on a CPU

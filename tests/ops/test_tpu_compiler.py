@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from jdit import ops
 from jdit.compile import topology
+from jdit.compile.hlo import parse
 from jdit.ops.attention.arg_specs import SPECS, Spec
 from jdit.ops.platform import compiling_for, spread_over
 
@@ -24,7 +25,15 @@ pytestmark = [
 SLICES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1"}
 
 
-def program(spec: Spec, dtype, place, implementation=None):
+@pytest.fixture(autouse=True, scope="module")
+def uncached():
+    """Programs for devices that are not here can be kept on disk, but not read."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
+def lower(spec: Spec, dtype, place, implementation=None):
     """Output, log-sum-exp and gradients, lowered, and the arguments' shapes."""
     b, h, n, m, width = spec[:5]
     shape = partial(jax.ShapeDtypeStruct, sharding=place)
@@ -49,9 +58,21 @@ def program(spec: Spec, dtype, place, implementation=None):
 def test_every_shape_compiles(kind, spec):
     device = topology(SLICES[kind]).devices[0]
     with compiling_for("tpu"):
-        lowered = program(spec, jnp.bfloat16, SingleDeviceSharding(device))
+        lowered = lower(spec, jnp.bfloat16, SingleDeviceSharding(device))
     text = lowered.compile().as_text()
     assert "attention_forward" in text and "attention_backward" in text
+    if not spec.queries % 128 and not spec.keys % 128:
+        program = parse(text)
+        heads = list(_heads(program[program.entry], spec.width))
+        assert len(heads) == 4 + 8  # q, k, v and out; these, d_out and three gradients
+        assert all(x.padded == x.bytes for x in heads)
+
+
+def _heads(around, width):
+    """The arrays of heads that kernels read and write in memory."""
+    for kernel in (x for x in around if x.op == "custom-call"):
+        read = (shape for name in kernel.operands for shape in around.body[name].result)
+        yield from (x for x in (*read, *kernel.result) if x.dims[-2:-1] == (width,))
 
 
 @pytest.mark.parametrize("width", [64, 128, 256])
@@ -60,7 +81,7 @@ def test_float32_and_long_sequences_compile(width):
     device = topology("v5e:2x2").devices[0]
     spec = Spec(1, 2, 10_000, 10_000, width)
     with compiling_for("tpu"):
-        program(spec, jnp.float32, SingleDeviceSharding(device)).compile()
+        lower(spec, jnp.float32, SingleDeviceSharding(device)).compile()
 
 
 def test_each_chip_of_a_mesh_runs_the_kernels_on_its_part():
@@ -69,6 +90,6 @@ def test_each_chip_of_a_mesh_runs_the_kernels_on_its_part():
     place = NamedSharding(mesh, PartitionSpec("data"))
     spec = Spec(4, 4, 256, 256, 72)
     with compiling_for("tpu", 4), spread_over(mesh, ("data",), "tensor"):
-        text = program(spec, jnp.bfloat16, place).compile().as_text()
+        text = lower(spec, jnp.bfloat16, place).compile().as_text()
     assert "attention_forward" in text
     assert "bf16[2,2,1,72,256]" in text  # two images and two heads of four a chip
