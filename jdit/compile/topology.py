@@ -118,6 +118,10 @@ def _slices(
         jax.config.update("jax_platforms", "cpu")
     for key, value in _ALONE.items():
         os.environ.setdefault(key, value)
+    if "XLA_FLAGS" in os.environ:  # libtpu aborts at other backends' that it lacks
+        words = os.environ["XLA_FLAGS"].split()
+        kept = (x for x in words if not x.startswith(("--xla_cpu_", "--xla_gpu_")))
+        os.environ["XLA_FLAGS"] = " ".join(kept)
     options: dict[str, Any] = dict(_OPTIONS.get(kind, {}))
     size = "x".join(map(str, shape))
     if count > 1:
