@@ -3,6 +3,7 @@
 
     python benchmarks/evaluation.py                 # half an hour on two cores
     python benchmarks/evaluation.py --moments       # without precision, recall, KID
+    python benchmarks/evaluation.py --folder F      # kept there: stopped, it goes on
 
 The images and the feature net are stand-ins, which cost next to nothing and have the
 real ones' sizes: 2,048 pooled features, 2,023 spatial ones, 1,008 classes. All else is
@@ -123,16 +124,20 @@ def main() -> None:
     parser.add_argument("--reference", type=int, default=10_000)
     parser.add_argument("--inception", type=int, default=256)
     parser.add_argument("--moments", action="store_true", help="no images to compare")
+    parser.add_argument("--folder", type=Path, help="what to keep, and to go on from")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_reference(folder / "reference.npz", options.reference, options.moments)
+        folder = options.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        there = folder / "reference.npz"
+        if not there.exists():
+            write_reference(there, options.reference, options.moments)
         if options.moments:
             options.reference = 0
         np.asarray(jax.numpy.zeros(()))  # the backend is started
         before, began, spent = resident(), time.time(), time.process_time()
         against = Against(
-            reference=folder / "reference.npz",
+            reference=there,
             count=options.count,
             features="evaluation:StandIn",
             out=folder / "out",

@@ -25,11 +25,11 @@ def _radii(features: np.ndarray, k: int, name: str) -> Float[np.ndarray, " n"]:
             f"{name} has {len(features)} features, but its {k} nearest neighbours need "
             f"at least {k + 1}"
         )
-    blocks = rows(len(features), len(features))
-    # the nearest is the feature itself, at 0
-    return np.concatenate(
-        [np.partition(_distances(features[r], features), k, 1)[:, k] for r in blocks]
-    )
+    radii = np.empty(len(features))
+    for r in rows(len(features), len(features)):
+        # the nearest is the feature itself, at 0; a view would keep the whole block
+        radii[r] = np.partition(_distances(features[r], features), k, 1)[:, k]
+    return radii
 
 
 def _centred(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """KID, precision and recall, density and coverage, the Inception score."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -202,3 +204,15 @@ def test_bad_arguments_are_refused():
         inception_score(np.full((20, 2), 0.4))
     with pytest.raises(ValueError, match="NaN"):
         inception_score(np.full((20, 2), np.nan))
+
+
+def test_no_matrix_of_all_pairs_is_ever_held(monkeypatch):
+    """Nor its blocks, one after the other."""
+    monkeypatch.setattr("jdit.evals.kernel._BLOCK", 1 << 15)
+    x, y = np.random.default_rng(0).normal(size=(2, 1500, 3))
+    for score in (precision_recall, density_coverage, squared_mmd, cmmd):
+        tracemalloc.start()
+        score(x, y)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1500 * 1500 * 8 / 5, score.__name__
