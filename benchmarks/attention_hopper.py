@@ -4,13 +4,15 @@
     python benchmarks/attention_hopper.py                     # all of arg_specs.py
     python benchmarks/attention_hopper.py "packed images"     # some
     python benchmarks/attention_hopper.py --blocks 128,64,8,2 "4,096 tokens"
+    python benchmarks/attention_hopper.py --time "4,096 tokens"      # on a GPU
 
 Needs JAX's CUDA plugin (`pip install 'jdit[cuda]'`) and a CPU. XLA compiles each kernel
 for a Hopper GPU that is not there, and writes out its PTX and the shared memory it asks
 for; ptxas says what becomes of that: registers of a thread, bytes that it spills to
 memory for want of registers, and whether it had to serialise the matrix unit's
 instructions. Programs are how many fit on a multiprocessor at a time, by registers and
-by shared memory. None of it is a time.
+by shared memory. None of it is a time; `--time`, for which there must be a GPU, times
+each kernel at several blocks, to choose `pallas_gpu`'s by.
 """
 
 import argparse
@@ -26,8 +28,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from attention import in_flight
 from jax.sharding import SingleDeviceSharding
-from pairing import head
+from pairing import head, machine
 
 from jdit.compile.hopper import hopper
 from jdit.ops.attention import pallas_gpu
@@ -38,6 +41,15 @@ REGISTERS, SHARED, RESERVED = 65536, 233472, 1024
 """Of a multiprocessor: registers, bytes of shared memory, and those a program loses."""
 
 ORDER = ("forward", "queries", "keys")
+
+CANDIDATES = tuple(
+    Blocks(queries, keys, warps, stages)
+    for queries, keys, warps in (
+        (64, 64, 4), (128, 64, 4), (128, 64, 8), (64, 128, 4), (128, 128, 8),
+        (32, 64, 4), (64, 128, 8),
+    )
+    for stages in (2, 3)
+)  # fmt: skip
 
 
 class Kernel(NamedTuple):
@@ -128,12 +140,48 @@ def _read(folder: Path) -> Iterator[Kernel]:
         )  # fmt: skip
 
 
+def timings(label: str, dtype: Any) -> None:
+    """Milliseconds of forward and backward with one program's blocks changed at a time.
+
+    The batch is so large that a forward pass is 0.1 TFLOP.
+    """
+    spec = SPECS[label]
+    b, h, n, m, width = spec[:5]
+    g = spec.groups or h
+    b = max(b, round(1e11 / (4 * h * n * m * width)))
+    draw = partial(jax.random.normal, jax.random.key(0), dtype=dtype)
+    q, k = draw((b, g, h // g, n, width)), draw((b, g, m, width))
+    out, lse = jax.jit(pallas_gpu.forward)(q, k, k, {})
+    usual, results = pallas_gpu.blocks_for(k), (out, lse, q, lse)
+    for blocks in dict.fromkeys((*usual, *CANDIDATES)):
+        cells = []
+        changed = (blocks, usual[1]), (usual[0], blocks)
+        calls = [
+            (partial(pallas_gpu.forward, blocks=blocks), ()),
+            *((partial(pallas_gpu.backward, blocks=x), results) for x in changed),
+        ]
+        for call, rest in calls:
+            run = partial(jax.jit(call), q, k, k, {}, *rest)
+            try:
+                cells.append(f"{in_flight(run, jax.block_until_ready):.3f}")
+            except jax.errors.JaxRuntimeError:  # more shared memory than there is
+                cells.append("no room")
+        print(f"| {label} | {b} | {blocks} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("shapes", nargs="*", default=list(SPECS))
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--blocks", help="queries,keys,warps,stages for all kernels")
+    parser.add_argument("--time", action="store_true", help="on a GPU, several blocks")
     args = parser.parse_args()
+    if args.time:
+        print(f"{jax.devices()[0].device_kind}; {machine()}\n")
+        print(head("shape", "batch", "blocks", "forward", "queries'", "keys'"))
+        for label in args.shapes:
+            timings(label, jnp.dtype(args.dtype))
+        return
     blocks = Blocks(*map(int, args.blocks.split(","))) if args.blocks else None
     names = "shape|kernel|threads|registers|spilled bytes|shared KiB|programs|products"
     print(head(*names.split("|")), flush=True)
