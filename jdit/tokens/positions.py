@@ -79,7 +79,7 @@ def rotate(
 
     On a TPU each channel's neighbour is found by a product with a matrix of 0, 1 and
     -1, which is exact: channels lie along lanes there, and taking every second one
-    costs twice the projection that made them (docs/performance.md).
+    costs more than the product that made the heads (docs/performance.md).
     """
     if platform() == "tpu":
         cos, sin = (jnp.repeat(part, 2, -1) for part in table)

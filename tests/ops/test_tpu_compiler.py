@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jdit import ops
@@ -28,9 +29,11 @@ SLICES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1"}
 @pytest.fixture(autouse=True, scope="module")
 def uncached():
     """Programs for devices that are not here can be kept on disk, but not read."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
+    for kept in (False, True):
+        jax.config.update("jax_enable_compilation_cache", kept)
+        reset_cache()  # it asks once in a process
+        if not kept:
+            yield
 
 
 def lower(spec: Spec, dtype, place, implementation=None):
