@@ -31,7 +31,7 @@ def run(program: str, *args: Path) -> None:
         env=os.environ | more,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stderr
 

@@ -59,7 +59,7 @@ def ended(processes: Any) -> list[str]:
     outputs = []
     try:
         for process in processes:
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=600)
             assert process.returncode == 0, output
             outputs.append(output)
     finally:
@@ -117,7 +117,7 @@ def test_one_of_two_is_killed_and_all_start_again(tmp_path: Path):
     whole, broken, fewer = (tmp_path / name for name in ("whole", "broken", "fewer"))
     finish(start(whole, 2, 4))
     other, killed = start(broken, 2, 4, (), ("--die-at", "8"))
-    killed.communicate(timeout=300)
+    killed.communicate(timeout=600)
     assert killed.returncode == -signal.SIGKILL
     other.kill()  # as a scheduler does, in the middle of a collective
     other.communicate()
