@@ -93,7 +93,7 @@ def chosen(q: Array, k: Array) -> Implementation:
     """What `implementation=None` means for these arrays, or shapes with dtypes.
 
     On a TPU the kernels win at every shape of `arg_specs` by the compiler's schedule
-    (docs/performance.md), forward and backward; with fewer than 64 queries or keys
+    (docs/performance.md) but 77 keys on v5e; with fewer than 64 queries or keys
     their tiles would be mostly empty, and heads wider than 256 are not for them. XLA
     cannot divide a kernel: on several devices it is taken inside `jax.shard_map` over
     all axes, and where `jdit.ops.platform.spread_over` says how arrays are split.
