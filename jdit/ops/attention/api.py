@@ -109,8 +109,8 @@ def chosen(
 
     masked: with a mask or segments. lse: with the log-sum-exp.
 
-    On a TPU the kernels win at every shape of `arg_specs` by the compiler's schedule
-    (docs/performance.md), forward and backward. On a GPU the published rates of
+    On a TPU the kernels win at every shape of `arg_specs` but 77 keys on v5e, by the
+    compiler's schedule (docs/performance.md), forward and backward. On a GPU the published rates of
     `rates.py` decide, in bfloat16 and float16, among what is verified: "cudnn" wherever
     it runs, but not for masks, of which it wants `n m` numbers an image, nor for a
     log-sum-exp. "pallas_gpu" would take those and what cuDNN refuses, on Hopper, but
