@@ -1,19 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of fidelity and diversity from balls around nearest neighbours."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jdit.evals.kernel import pair, rows
+from jdit.evals.kernel import pair, rows, squares
 from jdit.evals.statistics import Points
 
 
-def _distances(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, "n m"]:
-    """Squared distances by one matrix product; equal points are at exactly 0."""
-    norms = np.square(a).sum(1)[:, None] + np.square(b).sum(1)
-    squared = norms - 2 * (a @ b.T)
-    squared[squared < 1e-13 * norms] = 0  # below the rounding of the product
-    return squared
+def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Squared distances by matrix products, rows of `a` at a time: each with `b m`.
+
+    Equal points are at exactly 0.
+    """
+    lengths = squares(b)
+    for r in rows(len(a), len(b)):
+        norms = squares(a[r])[:, None] + lengths
+        squared = a[r] @ b.T
+        squared *= -2
+        squared += norms
+        norms *= 1e-13  # below the rounding of the product
+        squared[squared < norms] = 0
+        yield r, squared
 
 
 def _radii(features: np.ndarray, k: int, name: str) -> Float[np.ndarray, " n"]:
@@ -26,9 +36,9 @@ def _radii(features: np.ndarray, k: int, name: str) -> Float[np.ndarray, " n"]:
             f"at least {k + 1}"
         )
     radii = np.empty(len(features))
-    for r in rows(len(features), len(features)):
-        # the nearest is the feature itself, at 0; a view would keep the whole block
-        radii[r] = np.partition(_distances(features[r], features), k, 1)[:, k]
+    for r, block in _distances(features, features):
+        block.partition(k, 1)  # the nearest is the feature itself, at 0
+        radii[r] = block[:, k]
     return radii
 
 
@@ -54,10 +64,10 @@ def _within(
     points: np.ndarray, centres: np.ndarray, radii: np.ndarray
 ) -> Bool[np.ndarray, " n"]:
     """Which points lie in at least one ball (closed, as in the published code)."""
-    blocks = rows(len(points), len(centres))
-    return np.concatenate(
-        [(_distances(points[r], centres) <= radii).any(1) for r in blocks]
-    )
+    within = np.empty(len(points), bool)
+    for r, block in _distances(points, centres):
+        within[r] = (block <= radii).any(1)
+    return within
 
 
 def precision_recall(real: Points, fake: Points, k: int = 3) -> tuple[float, float]:
@@ -91,8 +101,8 @@ def density_coverage(real: Points, fake: Points, k: int = 5) -> tuple[float, flo
     real, fake = _centred(real, fake)
     radii = _radii(real, k, "real")
     inside, covered = 0, np.zeros(len(real), bool)
-    for r in rows(len(fake), len(real)):
-        balls = _distances(fake[r], real) < radii
+    for _, block in _distances(fake, real):
+        balls = block < radii
         inside += int(balls.sum())
         covered |= balls.any(0)
     return inside / (k * len(fake)), float(covered.mean())
