@@ -110,11 +110,12 @@ def chosen(
     masked: with a mask or segments. lse: with the log-sum-exp.
 
     On a TPU the kernels win at every shape of `arg_specs` but 77 keys on v5e, by the
-    compiler's schedule (docs/performance.md), forward and backward. On a GPU the published rates of
-    `rates.py` decide, in bfloat16 and float16, among what is verified: "cudnn" wherever
-    it runs, but not for masks, of which it wants `n m` numbers an image, nor for a
-    log-sum-exp. "pallas_gpu" would take those and what cuDNN refuses, on Hopper, but
-    is off until a GPU has run its tests (`rates.VERIFIED`). No time was measured here.
+    compiler's schedule (docs/performance.md), forward and backward. On a GPU the
+    published rates of `rates.py` decide, in bfloat16 and float16, among what is
+    verified: "cudnn" wherever it runs, but not for masks, of which it wants `n m`
+    numbers an image, nor for a log-sum-exp. "pallas_gpu" would take those and what
+    cuDNN refuses, on Hopper, but is off until a GPU has run its tests
+    (`rates.VERIFIED`). No time was measured here.
 
     With fewer than 64 queries or keys tiles would be mostly empty, and heads wider than
     256 are not for kernels. XLA cannot divide a kernel: on several devices it is taken
