@@ -9,9 +9,18 @@ from jdit.evals.statistics import Points, checked
 _BLOCK = 1 << 22  # entries of the largest block of a pairwise matrix: 32 MiB
 
 
-def pair(a: Points, b: Points, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Both arrays checked, and of one dimension. Raises ValueError."""
-    a, b = checked(a, names[0]), checked(b, names[1])
+def pair(
+    a: Points, b: Points, names: tuple[str, str], keep: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays checked, and of one dimension: float64, or float32 ones kept so.
+
+    Raises ValueError.
+    """
+    kinds = [keep and getattr(x, "dtype", None) == np.float32 for x in (a, b)]
+    a, b = (
+        checked(x, name, np.float32 if single else np.float64)
+        for x, name, single in zip((a, b), names, kinds, strict=True)
+    )
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"features differ in dimension: {names[0]} has {a.shape[1]}, "
@@ -80,7 +89,7 @@ def kernel_distance(
 
     Raises ValueError if a set is smaller than `size`: use `squared_mmd` then.
     """
-    a, b = pair(a, b, ("a", "b"))
+    a, b = pair(a, b, ("a", "b"), keep=True)  # a subset is float64
     if subsets < 1 or size < 2:
         raise ValueError(
             f"subsets is {subsets} and size {size}, but at least 1 and 2 are needed"

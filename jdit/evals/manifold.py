@@ -9,16 +9,27 @@ from jaxtyping import Bool, Float
 from jdit.evals.kernel import pair, rows, squares
 from jdit.evals.statistics import Points
 
+_PART = 2048
+"""Features of a set that are in float64 at once."""
 
-def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+
+def _distances(
+    a: np.ndarray, b: np.ndarray, centre: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Squared distances by matrix products, rows of `a` at a time: each with `b m`.
 
-    Equal points are at exactly 0.
+    About the centre, which makes the products' rounding smaller; equal points are at
+    exactly 0. In float64, of which there is a part of each set at a time: a whole set
+    may be 1 GB.
     """
-    lengths = squares(b)
+    parts = [slice(i, i + _PART) for i in range(0, len(b), _PART)]
+    lengths = np.concatenate([squares(b[p] - centre) for p in parts])
     for r in rows(len(a), len(b)):
-        norms = squares(a[r])[:, None] + lengths
-        squared = a[r] @ b.T
+        x = a[r] - centre
+        squared = np.empty((len(x), len(b)))
+        for p in parts:
+            squared[:, p] = x @ (b[p] - centre).T
+        norms = squares(x)[:, None] + lengths
         squared *= -2
         squared += norms
         norms *= 1e-13  # below the rounding of the product
@@ -26,7 +37,9 @@ def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray
         yield r, squared
 
 
-def _radii(features: np.ndarray, k: int, name: str) -> Float[np.ndarray, " n"]:
+def _radii(
+    features: np.ndarray, centre: np.ndarray, k: int, name: str
+) -> Float[np.ndarray, " n"]:
     """The squared distance of each feature to its k-th nearest other one."""
     if k < 1:
         raise ValueError(f"k is {k}, but at least 1 neighbour is needed")
@@ -36,36 +49,29 @@ def _radii(features: np.ndarray, k: int, name: str) -> Float[np.ndarray, " n"]:
             f"at least {k + 1}"
         )
     radii = np.empty(len(features))
-    for r, block in _distances(features, features):
+    for r, block in _distances(features, features, centre):
         block.partition(k, 1)  # the nearest is the feature itself, at 0
         radii[r] = block[:, k]
     return radii
 
 
-def _centred(
-    real: np.ndarray, fake: np.ndarray
-) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
-    """Both sets about the real mean, which makes the product's rounding smaller."""
-    given = (real, fake)
-    real, fake = pair(real, fake, ("real", "fake"))
+def _checked(
+    real: Points, fake: Points
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"], Float[np.ndarray, " d"]]:
+    """Both sets, float32 ones as they are, and the mean of the real one."""
+    real, fake = pair(real, fake, ("real", "fake"), keep=True)
     if not len(fake):
         raise ValueError("fake has no features")
-    centre = real.mean(0) if len(real) else np.zeros(real.shape[1])
-    return _less(real, centre, given[0]), _less(fake, centre, given[1])
-
-
-def _less(x: np.ndarray, centre: np.ndarray, given: object) -> np.ndarray:
-    """`x - centre`, in place if x is a copy of what was given: a set may be 1 GB."""
-    own = x.flags.writeable and not np.may_share_memory(x, np.asarray(given))
-    return np.subtract(x, centre, out=x if own else None)
+    centre = real.mean(0, dtype=np.float64) if len(real) else np.zeros(real.shape[1])
+    return real, fake, centre
 
 
 def _within(
-    points: np.ndarray, centres: np.ndarray, radii: np.ndarray
+    points: np.ndarray, balls: np.ndarray, radii: np.ndarray, centre: np.ndarray
 ) -> Bool[np.ndarray, " n"]:
     """Which points lie in at least one ball (closed, as in the published code)."""
     within = np.empty(len(points), bool)
-    for r, block in _distances(points, centres):
+    for r, block in _distances(points, balls, centre):
         within[r] = (block <= radii).any(1)
     return within
 
@@ -81,9 +87,10 @@ def precision_recall(real: Points, fake: Points, k: int = 3) -> tuple[float, flo
 
     Raises ValueError for k features or fewer, NaN, or unequal dimensions.
     """
-    real, fake = _centred(real, fake)
-    precision = _within(fake, real, _radii(real, k, "real")).mean()
-    recall = _within(real, fake, _radii(fake, k, "fake")).mean()
+    real, fake, centre = _checked(real, fake)
+    reach = [_radii(x, centre, k, n) for x, n in ((real, "real"), (fake, "fake"))]
+    precision = _within(fake, real, reach[0], centre).mean()
+    recall = _within(real, fake, reach[1], centre).mean()
     return float(precision), float(recall)
 
 
@@ -98,10 +105,10 @@ def density_coverage(real: Points, fake: Points, k: int = 5) -> tuple[float, flo
 
     Raises ValueError for k real features or fewer, NaN, or unequal dimensions.
     """
-    real, fake = _centred(real, fake)
-    radii = _radii(real, k, "real")
+    real, fake, centre = _checked(real, fake)
+    radii = _radii(real, centre, k, "real")
     inside, covered = 0, np.zeros(len(real), bool)
-    for _, block in _distances(fake, real):
+    for _, block in _distances(fake, real, centre):
         balls = block < radii
         inside += int(balls.sum())
         covered |= balls.any(0)

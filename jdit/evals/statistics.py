@@ -11,13 +11,17 @@ Points = np.ndarray
 """Features `n d`. The functions that take them check them, and say what is wrong."""
 
 
-def checked(features: object, name: str = "features") -> np.ndarray:
+def checked(
+    features: object, name: str = "features", dtype: type = np.float64
+) -> np.ndarray:
     """Features as a finite float64 array `n d`, or one sentence why they are not.
+
+    dtype: another one to have them in.
 
     Raises ValueError for another number of axes and for NaN or infinite values, so
     that a NaN can never become a score.
     """
-    array = np.asarray(features, np.float64)
+    array = np.asarray(features, dtype)
     if array.ndim != 2:
         raise ValueError(f"{name} has shape {array.shape}, but (n, d) is needed")
     if not np.isfinite(array).all():
