@@ -21,7 +21,7 @@ def checked(
     Raises ValueError for another number of axes and for NaN or infinite values, so
     that a NaN can never become a score.
     """
-    array = np.asarray(features, dtype)
+    array: np.ndarray = np.asarray(features, dtype)
     if array.ndim != 2:
         raise ValueError(f"{name} has shape {array.shape}, but (n, d) is needed")
     if not np.isfinite(array).all():
