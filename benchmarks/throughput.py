@@ -150,11 +150,11 @@ def report(case: Case, times: dict[str, float], peaks: dict[str, float]) -> None
         use = [
             f"{flops / seconds / peak:.1%}" if peak else "" for peak in peaks.values()
         ]
-        ratio = seconds / times.get("torch.compile", float("nan"))
+        other = times.get("torch.compile")
         cells = (
             case.label, name, case.batch, f"{1e3 * seconds:.1f}",
             f"{case.batch / seconds:.1f}", f"{flops / seconds / 1e12:.2f}", *use,
-            f"{ratio:.2f}",
+            f"{seconds / other:.2f}" if other else "",
         )  # fmt: skip
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
