@@ -41,10 +41,8 @@ def attention(
             f"implementation is 'cudnn', but queries are {q.dtype} with heads of width "
             f"{q.shape[-1]}: it needs bfloat16 or float16 and a multiple of 8"
         )
-    masks: dict[str, Any] = {"mask": mask, "segments": segments}
-    masks = {name: x for name, x in masks.items() if x is not None}
     kernels = Kernels(_forward, _backward, None if on_one_device() else spread())
-    return transformable.attention_with_lse(kernels, q, k, v, masks)[0]
+    return transformable.attention_with_lse(kernels, q, k, v, mask, segments)[0]
 
 
 def attention_with_lse(

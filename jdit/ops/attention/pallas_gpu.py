@@ -77,10 +77,8 @@ def attention_with_lse(
 
     interpret: run the kernels as plain JAX, slowly, on any device.
     """
-    masks: dict[str, Any] = {"mask": mask, "segments": segments}
-    masks = {name: x for name, x in masks.items() if x is not None}
     kernels = _kernels(interpret, None if on_one_device() else spread())
-    out, lse = transformable.attention_with_lse(kernels, q, k, v, masks)
+    out, lse = transformable.attention_with_lse(kernels, q, k, v, mask, segments)
     return out, lse
 
 

@@ -50,9 +50,16 @@ class Kernels:
 
 
 def attention_with_lse(
-    kernels: Kernels, q: Array, k: Array, v: Array, masks: dict[str, Any]
+    kernels: Kernels,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None = None,
+    segments: reference.Segments | None = None,
 ) -> Results:
     """`kernels.forward`, `b h n k` and `b g m k` to `b h n k` and `b h n`."""
+    given: dict[str, Any] = {"mask": mask, "segments": segments}
+    masks = {name: x for name, x in given.items() if x is not None}
     q = rearrange(q, "b (g r) n k -> b g r n k", g=k.shape[1])
     out, lse = _attend(kernels, q, k, v, masks)
     join = partial(rearrange, pattern="b g r ... -> b (g r) ...")
